@@ -1,0 +1,89 @@
+"""The narrow door through which a node run reaches the world.
+
+A node gets no services: it can find files in the folders that its user opened, load models, keep files, and
+learn where to put tensors. One ``Context`` belongs to one node run.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
+
+from executor.ports import Autoencoder, DiffusionModel, TextEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds."""
+
+    model: DiffusionModel
+    clip: TextEncoder
+    vae: Autoencoder
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A file that a node run left behind, as clients ask for it."""
+
+    filename: str
+    subfolder: str
+    type: Literal["output", "temp"]
+    kind: str = "images"  # under which name the node's results list it
+
+
+class Context(Protocol):
+    """What a node run may do beside computing."""
+
+    @property
+    def device(self) -> "torch.device":
+        """Where new tensors go, and where inputs are."""
+        ...
+
+    @property
+    def ancestral_seed_offset(self) -> int:
+        """Added to a seed for the noise that ancestral samplers add (see ``executor.settings``)."""
+        ...
+
+    @property
+    def prompt(self) -> Mapping[str, Any]:
+        """The workflow in ComfyUI's API format, for files that carry it."""
+        ...
+
+    @property
+    def extra_pnginfo(self) -> Mapping[str, Any]:
+        """What the client wants in saved pictures, by text chunk (``workflow``: the editor's graph)."""
+        ...
+
+    def find(self, folder: str, name: str) -> Path:
+        """The file of that name in a named folder (``checkpoints``, ``input`` …).
+
+        Raises PathError if there is none, or if the name leads out of the folder.
+        """
+        ...
+
+    def load_checkpoint(self, name: str) -> Checkpoint:
+        """Load ``name`` from the folder ``checkpoints``. Raises PathError, ModelFileError."""
+        ...
+
+    def load_vae(self, name: str) -> Autoencoder:
+        """Load ``name`` from the folder ``vae``. Raises PathError, ModelFileError."""
+        ...
+
+    def save(
+        self,
+        prefix: str,
+        suffix: str,
+        write: Callable[[BinaryIO], None],
+        *,
+        kind: str = "images",
+        is_temporary: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> SavedFile:
+        """Keep a new file ``prefix_00001_suffix`` in the output folder: whole, or not at all.
+
+        ``prefix`` may hold folders and the placeholders of ``executor.paths`` (``%date:yyyy%``, ``%width%`` …, of
+        ``size``). The file is listed under ``kind`` in the node's results.
+        """
+        ...

@@ -1,0 +1,90 @@
+"""What happens to a job, as values. The faces render them for their wires; nothing here knows of one.
+
+The durable ones are ``Started``, ``Cached``, ``Executed``, ``Failed`` and ``Ended``; ``Executing``, ``Progress`` and
+previews are only of use while somebody watches.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from executor.context import SavedFile
+from executor.node import NodeId
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+JobId: TypeAlias = str
+
+
+class Outcome(StrEnum):
+    """How a job ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job began to run."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """These nodes need not run: their outputs are there."""
+
+    job_id: JobId
+    node_ids: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """A node run began."""
+
+    job_id: JobId
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """A node run has done ``value`` of ``of`` steps; ``denoised`` is the latent so far, in the model's space."""
+
+    job_id: JobId
+    node_id: NodeId
+    value: int
+    of: int
+    denoised: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """A node's outputs are there; ``files`` are what it left behind (now, or when it really ran)."""
+
+    job_id: JobId
+    node_id: NodeId
+    files: tuple[SavedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A node run failed; what does not depend on it goes on."""
+
+    job_id: JobId
+    node_id: NodeId
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job is over."""
+
+    job_id: JobId
+    outcome: Outcome
+
+
+Event: TypeAlias = Started | Cached | Executing | Progress | Executed | Failed | Ended

@@ -1,0 +1,203 @@
+"""The types that travel along links, with their shapes, ranges and units; said here once.
+
+Light: nothing here imports torch. A port is known to pydantic, to the graph checker and to the wire by its ``Port``
+marker; to the type checker it is the class that it really is.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from executor.steps import Inputs
+else:  # torch is imported by whoever runs a node, never by whoever declares one
+    Tensor = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A kind of value that links carry: its name on the wire, and how a value of it is told."""
+
+    wire: str
+    about: str
+    ndim: int | None = None  # a tensor of so many dimensions
+    has: str | None = None  # or a value with this attribute
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def check(self, value: Any) -> Any:
+        """The value itself, if it is of this kind."""
+        if self.ndim is not None and getattr(value, "ndim", None) != self.ndim:
+            shape = getattr(value, "shape", None)
+            got = f"a tensor of shape {tuple(shape)}" if shape is not None else type(value).__name__
+            raise PydanticCustomError(
+                "port",
+                "{wire} is {about}; got {got}",
+                {"wire": self.wire, "about": self.about, "got": got},
+            )
+        if self.has is not None and not hasattr(value, self.has):
+            got = type(value).__name__
+            raise PydanticCustomError(
+                "port",
+                "{wire} is {about}; got {got}",
+                {"wire": self.wire, "about": self.about, "got": got},
+            )
+        return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Latent:
+    """Pictures as the VAE encodes them.
+
+    ``samples`` are in the VAE's own, unscaled space. ``noise_mask`` says where a sampler may change them (1: free,
+    0: kept), at any resolution. ``batch_index`` gives the place of each row in the batch that its noise is drawn for,
+    so that one picture of a batch can be made again alone.
+    """
+
+    samples: Tensor  # (B, C, H/8, W/8)
+    noise_mask: Tensor | None = None  # (B or 1, H, W), in [0, 1]
+    batch_index: tuple[int, ...] | None = None
+
+    port: ClassVar[Port] = Port("LATENT", "a batch of latents (B, C, H/8, W/8)", has="samples")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return cls.port.__get_pydantic_core_schema__(source, handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A rectangle of the latent, in latent pixels (1 for 8 of the picture)."""
+
+    height: int
+    width: int
+    y: int
+    x: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cond:
+    """One encoded prompt, and where and when in the picture it holds."""
+
+    tokens: Tensor  # (B, T, D)
+    pooled: Tensor | None = None  # (B, P): the text encoder's pooled output
+    area: Area | None = None  # None: everywhere
+    strength: float = 1.0  # weight beside the others that hold at the same place
+    mask: Tensor | None = None  # (B or 1, H, W) in [0, 1]
+    mask_strength: float = 1.0
+    is_cropped_to_mask: bool = False  # evaluate only the mask's bounding box
+    start_percent: float = 0.0  # of the sampling, 0 = all noise
+    end_percent: float = 1.0
+
+
+class NoiseSchedule(Protocol):
+    """How much noise there is at each training timestep of a model."""
+
+    sigmas: Tensor  # (1000,) float32, rising
+
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The nearest training timestep in log sigma, as whole numbers of the same shape (float32)."""
+        ...
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Sigma at a fractional timestep, interpolated in log sigma."""
+        ...
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """Sigma when so much (0…1) of the sampling is done."""
+        ...
+
+
+class DiffusionModel(Protocol):
+    """A denoising network with its patches, ready to be evaluated."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal weights and patches: their evaluations can share a forward pass."""
+        ...
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def latent_scale(self) -> float:
+        """What unscaled latents are multiplied with for this model (0.18215 for SD 1.x)."""
+        ...
+
+    @property
+    def device(self) -> Any: ...
+    def denoise(self, x: Tensor, sigma: Tensor, inputs: "Inputs") -> Tensor:
+        """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its own ``sigma`` (B,)."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Turns prompts into conditionings."""
+
+    def encode(self, text: str) -> "Conditioning":
+        """Read weights ``(word:1.2)`` and ``embedding:name``, and encode in chunks of 75 tokens."""
+        ...
+
+    def with_last_layer(self, layer: int) -> "TextEncoder":
+        """The same encoder, stopping at an earlier hidden layer (-1 is the last)."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """Turns pictures into latents and back."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) in [0, 1] → unscaled latents (B, C, H/8, W/8): the mode of the posterior."""
+        ...
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Unscaled latents (B, C, h, w) → (B, 8h, 8w, 3) in [0, 1]."""
+        ...
+
+
+Image: TypeAlias = Annotated[
+    Tensor, Port("IMAGE", "a batch of pictures (B, H, W, C), float32 in [0, 1]", ndim=4)
+]
+Mask: TypeAlias = Annotated[
+    Tensor, Port("MASK", "a batch of masks (B, H, W), float32 in [0, 1]", ndim=3)
+]
+Conditioning: TypeAlias = Annotated[
+    Sequence[Cond], Port("CONDITIONING", "encoded prompts, a tuple of Cond", has="__iter__")
+]
+Model: TypeAlias = Annotated[DiffusionModel, Port("MODEL", "a diffusion model", has="denoise")]
+Clip: TypeAlias = Annotated[TextEncoder, Port("CLIP", "a text encoder", has="encode")]
+Vae: TypeAlias = Annotated[Autoencoder, Port("VAE", "an autoencoder", has="decode")]
+
+
+@dataclass(frozen=True, slots=True)
+class Widget:
+    """How an editor shows an input, where its type does not say it; these are ComfyUI's option names."""
+
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChoice:
+    """Marks a text input as the name of a file below a named folder (``checkpoints``, ``input`` …)."""
+
+    folder: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Seed: TypeAlias = Annotated[
+    int, Field(ge=0, le=2**64 - 1), Widget({"control_after_generate": True})
+]
+Text: TypeAlias = Annotated[str, Widget({"multiline": True, "dynamicPrompts": True})]
