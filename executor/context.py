@@ -1,7 +1,7 @@
 """The narrow door through which a node run reaches the world.
 
-A node gets no services: it can find files in the folders that its user opened, load models, keep files, and
-learn where to put tensors. One ``Context`` belongs to one node run.
+A node gets no services: it can find files in the folders that its user opened, load models, keep
+files, and learn where to put tensors. One ``Context`` belongs to one node run.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ class Context(Protocol):
 
     @property
     def extra_pnginfo(self) -> Mapping[str, Any]:
-        """What the client wants in saved pictures, by text chunk (``workflow``: the editor's graph)."""
+        """What the client wants in saved pictures: ``workflow``, the editor's graph, and others."""
         ...
 
     def find(self, folder: str, name: str) -> Path:
@@ -83,7 +83,7 @@ class Context(Protocol):
     ) -> SavedFile:
         """Keep a new file ``prefix_00001_suffix`` in the output folder: whole, or not at all.
 
-        ``prefix`` may hold folders and the placeholders of ``executor.paths`` (``%date:yyyy%``, ``%width%`` …, of
-        ``size``). The file is listed under ``kind`` in the node's results.
+        ``prefix`` may hold folders and the placeholders of ``executor.paths`` (``%date:yyyy%``,
+        ``%width%`` …, of ``size``). The file is listed under ``kind`` in the node's results.
         """
         ...

@@ -9,8 +9,8 @@
     ├── InputError           a value that a node cannot work with, found only when it runs
     └── NodeError            a node run that failed; ``__cause__`` says why
 
-A message says where, what, and what would do. Mistakes in a workflow are values (``Problem``), collected and
-reported together; only broken invariants of our own are ``assert``s.
+A message says where, what, and what would do. Mistakes in a workflow are values (``Problem``),
+collected and reported together; only broken invariants of our own are ``assert``s.
 """
 
 from collections.abc import Iterable, Sequence

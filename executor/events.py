@@ -1,20 +1,15 @@
-"""What happens to a job, as values. The faces render them for their wires; nothing here knows of one.
+"""What happens to a job, as values. The faces render them for their wires; nothing here knows one.
 
-The durable ones are ``Started``, ``Cached``, ``Executed``, ``Failed`` and ``Ended``; ``Executing``, ``Progress`` and
-previews are only of use while somebody watches.
+The durable ones are ``Started``, ``Cached``, ``Executed``, ``Failed`` and ``Ended``; ``Executing``,
+``Progress`` and the like are only of use while somebody watches.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 from executor.context import SavedFile
 from executor.node import NodeId
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 JobId: TypeAlias = str
 
@@ -50,20 +45,19 @@ class Executing:
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """A node run has done ``value`` of ``of`` steps; ``denoised`` is the latent so far, in the model's space."""
+    """A node run has done ``value`` of ``of`` steps."""
 
     job_id: JobId
     node_id: NodeId
     value: int
     of: int
-    denoised: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A node's outputs are there; ``files`` are what it left behind (now, or when it really ran)."""
+    """A node's outputs are there; ``files`` are what it left behind, now or when it really ran."""
 
     job_id: JobId
     node_id: NodeId

@@ -1,8 +1,9 @@
 """What a node is: a pydantic model of its inputs, whose ``run`` makes its outputs.
 
-Everything is said once, in the class: annotations are the inputs, ``run``'s return type the outputs, the class
-keywords the metadata, the docstring the description. ``Input`` and ``Output`` are the views of that which validation,
-the wire and the documentation read. A checked node may hold ``Link``s in place of values that are not there yet.
+Everything is said once, in the class: annotations are the inputs, ``run``'s return type the
+outputs, the class keywords the metadata, the docstring the description. ``Input`` and ``Output``
+are the views of that which validation, the wire and the documentation read. A checked node may hold
+``Link``s in place of values that are not there yet.
 """
 
 import types
@@ -79,8 +80,9 @@ class Output:
 class Node(BaseModel):
     """Base of every node: subclass it, annotate the inputs, write ``run``.
 
-    ``run`` is given the values of all inputs as attributes and never writes to them. It returns what its annotation
-    says (a ``NamedTuple`` for several outputs, nothing for none) or is a generator of ``Steps`` that does.
+    ``run`` is given the values of all inputs as attributes and never writes to them. It returns
+    what its annotation says (a ``NamedTuple`` for several outputs, nothing for none) or is a
+    generator of ``Steps`` that does.
     """
 
     model_config = ConfigDict(
@@ -116,7 +118,8 @@ class Node(BaseModel):
             category: where menus show it, like ``"image/upscaling"``.
             is_output: it leaves something behind, so a workflow is run for its sake.
             aliases: further wire names of the same node.
-            version: raise it when ``run`` comes to give other results, so that old ones are not taken from a cache.
+            version: raise it when ``run`` comes to give other results, so that old ones are not
+            taken from a cache.
         """
         super().__init_subclass__()
         cls.category, cls.is_output, cls.aliases = category, is_output, aliases

@@ -1,7 +1,7 @@
 """The types that travel along links, with their shapes, ranges and units; said here once.
 
-Light: nothing here imports torch. A port is known to pydantic, to the graph checker and to the wire by its ``Port``
-marker; to the type checker it is the class that it really is.
+Light: nothing here imports torch. A port is known to pydantic, to the graph checker and to the wire
+by its ``Port`` marker; to the type checker it is the class that it really is.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -57,9 +57,9 @@ class Port:
 class Latent:
     """Pictures as the VAE encodes them.
 
-    ``samples`` are in the VAE's own, unscaled space. ``noise_mask`` says where a sampler may change them (1: free,
-    0: kept), at any resolution. ``batch_index`` gives the place of each row in the batch that its noise is drawn for,
-    so that one picture of a batch can be made again alone.
+    ``samples`` are in the VAE's own, unscaled space. ``noise_mask`` says where a sampler may change
+    them (1: free, 0: kept), at any resolution. ``batch_index`` gives the place of each row in the
+    batch that its noise is drawn for, so that one picture of a batch can be made again alone.
     """
 
     samples: Tensor  # (B, C, H/8, W/8)
@@ -108,7 +108,7 @@ class NoiseSchedule(Protocol):
     @property
     def sigma_max(self) -> float: ...
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The nearest training timestep in log sigma, as whole numbers of the same shape (float32)."""
+        """The nearest training timestep in log sigma: whole numbers, float32, the same shape."""
         ...
 
     def sigma(self, timestep: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class DiffusionModel(Protocol):
     @property
     def device(self) -> Any: ...
     def denoise(self, x: Tensor, sigma: Tensor, inputs: "Inputs") -> Tensor:
-        """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its own ``sigma`` (B,)."""
+        """The denoised latent for each row of ``x`` (B, C, h, w) at its own ``sigma`` (B,)."""
         ...
 
 
@@ -184,14 +184,14 @@ Vae: TypeAlias = Annotated[Autoencoder, Port("VAE", "an autoencoder", has="decod
 
 @dataclass(frozen=True, slots=True)
 class Widget:
-    """How an editor shows an input, where its type does not say it; these are ComfyUI's option names."""
+    """How an editor shows an input, where its type does not say it; ComfyUI's option names."""
 
     options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class FileChoice:
-    """Marks a text input as the name of a file below a named folder (``checkpoints``, ``input`` …)."""
+    """Marks a text input as the name of a file in a named folder (``checkpoints``, ``input`` …)."""
 
     folder: str
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])

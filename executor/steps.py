@@ -1,7 +1,8 @@
 """What a node run waits for: evaluations of a diffusion model, yielded by generators.
 
-A sampler, and a node that delegates to one with ``yield from``, is a ``Steps``: it yields ``Eval``s and is sent the
-denoised latent for each. Whoever drives it decides when an evaluation is made and with whom it shares a batch.
+A sampler, and a node that delegates to one with ``yield from``, is a ``Steps``: it yields ``Eval``s
+and is sent the denoised latent for each. Whoever drives it decides when an evaluation is made and
+with whom it shares a batch.
 """
 
 from collections.abc import Generator, Hashable
@@ -38,7 +39,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Eval:
-    """A request for one evaluation of a model, answered with the denoised latent ``(B, C, h, w)``."""
+    """A request for one evaluation of a model; the answer is the denoised latent (B, C, h, w)."""
 
     model: DiffusionModel
     x: Tensor  # (B, C, h, w), noisy, in the model's scaled latent space
