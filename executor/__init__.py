@@ -10,38 +10,44 @@
         def run(self, ctx: Context) -> Image:
             return 1 - self.image
 
-Light: importing it loads neither torch nor diffusers.
+Light: a name is imported when somebody first asks for it, and none loads torch or diffusers.
 """
 
-from executor.context import Checkpoint, Context, SavedFile
-from executor.errors import (
-    FileError,
-    InputError,
-    ModelFileError,
-    NodeError,
-    PathError,
-    PictureError,
-    WeftError,
-    WorkflowError,
-)
-from executor.node import Link, Node
-from executor.ports import (
-    Area,
-    Clip,
-    Cond,
-    Conditioning,
-    FileChoice,
-    Image,
-    Latent,
-    Mask,
-    Model,
-    Port,
-    Seed,
-    Text,
-    Vae,
-    Widget,
-)
-from executor.steps import Eval, Inputs, Steps
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from executor.context import Checkpoint, Context, SavedFile
+    from executor.errors import (
+        FileError,
+        InputError,
+        ModelFileError,
+        NodeError,
+        PathError,
+        PictureError,
+        WeftError,
+        WorkflowError,
+    )
+    from executor.node import Link, Node
+    from executor.ports import (
+        Area,
+        Clip,
+        Cond,
+        Conditioning,
+        FileChoice,
+        Image,
+        Latent,
+        Mask,
+        Model,
+        Port,
+        Seed,
+        Text,
+        Vae,
+        Widget,
+    )
+    from executor.steps import Eval, Inputs, Steps
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Area",
@@ -75,3 +81,19 @@ __all__ = [
     "Widget",
     "WorkflowError",
 ]
+
+_VOCABULARY = ("context", "errors", "node", "ports", "steps")
+
+
+def __getattr__(name: str) -> Any:
+    """Find a promised name in the vocabulary.
+
+    Late, since pydantic takes 0.1 s to import and ``weft --help`` has no use for it.
+    """
+    if name in __all__:
+        for module in _VOCABULARY:
+            found = getattr(import_module(f"executor.{module}"), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
