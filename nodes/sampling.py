@@ -1,0 +1,101 @@
+"""Nodes that denoise. The samplers themselves are generators in ``executor.sampling``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from executor import Conditioning, Context, Latent, Model, Node, Seed, Steps, Widget
+
+SamplerName = Literal[
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "lcm",
+    "ddim",
+    "uni_pc",
+]
+SchedulerName = Literal[
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal"
+]
+StepCount = Annotated[int, Field(ge=1, le=10_000)]
+Guidance = Annotated[float, Field(ge=0, le=100), Widget({"step": 0.1, "round": 0.01})]
+StepIndex = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class KSampler(Node, category="sampling"):
+    """Denoise a latent, towards ``positive`` and away from ``negative``."""
+
+    model: Model
+    seed: Seed = 0
+    steps: StepCount = 20
+    cfg: Guidance = 8.0  # 1 means no guidance
+    sampler_name: SamplerName = "euler"
+    scheduler: SchedulerName = "simple"
+    positive: Conditioning
+    negative: Conditioning
+    latent_image: Latent
+    denoise: Annotated[float, Field(ge=0, le=1), Widget({"step": 0.01})] = 1.0
+
+    def run(self, ctx: Context) -> Steps[Latent]:
+        from executor.sampling.ksampler import sample
+
+        return (
+            yield from sample(
+                self.model,
+                self.positive,
+                self.negative,
+                self.latent_image,
+                seed=self.seed,
+                steps=self.steps,
+                cfg=self.cfg,
+                sampler_name=self.sampler_name,
+                scheduler=self.scheduler,
+                denoise=self.denoise,
+                ancestral_seed_offset=ctx.ancestral_seed_offset,
+            )
+        )
+
+
+class KSamplerAdvanced(Node, category="sampling", display_name="KSampler (Advanced)"):
+    """Denoise a latent for a part of the steps, so that samplers can take turns."""
+
+    model: Model
+    add_noise: Literal["enable", "disable"] = "enable"
+    noise_seed: Seed = 0
+    steps: StepCount = 20
+    cfg: Guidance = 8.0
+    sampler_name: SamplerName = "euler"
+    scheduler: SchedulerName = "simple"
+    positive: Conditioning
+    negative: Conditioning
+    latent_image: Latent
+    start_at_step: StepIndex = 0
+    end_at_step: StepIndex = 10_000
+    return_with_leftover_noise: Literal["disable", "enable"] = "disable"
+
+    def run(self, ctx: Context) -> Steps[Latent]:
+        from executor.sampling.ksampler import sample
+
+        return (
+            yield from sample(
+                self.model,
+                self.positive,
+                self.negative,
+                self.latent_image,
+                seed=self.noise_seed,
+                steps=self.steps,
+                cfg=self.cfg,
+                sampler_name=self.sampler_name,
+                scheduler=self.scheduler,
+                start_step=self.start_at_step,
+                last_step=self.end_at_step,
+                force_full_denoise=self.return_with_leftover_noise == "disable",
+                disable_noise=self.add_noise == "disable",
+                ancestral_seed_offset=ctx.ancestral_seed_offset,
+            )
+        )
