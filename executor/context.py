@@ -47,6 +47,11 @@ class Context(Protocol):
         ...
 
     @property
+    def max_picture_pixels(self) -> int:
+        """Pictures of more pixels than this must not be decoded."""
+        ...
+
+    @property
     def prompt(self) -> Mapping[str, Any]:
         """The workflow in ComfyUI's API format, for files that carry it."""
         ...

@@ -6,6 +6,7 @@
     │   ├── PathError        a name that leads out of its folder, or to nothing
     │   ├── PictureError     not a picture, truncated, or too large
     │   └── ModelFileError   corrupt, hostile, incomplete, of an unknown or another family
+    ├── SettingsError        a setting that cannot be: every one of them at once
     ├── InputError           a value that a node cannot work with, found only when it runs
     └── NodeError            a node run that failed; ``__cause__`` says why
 
@@ -66,6 +67,10 @@ class WorkflowError(WeftError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class SettingsError(WeftError):
+    """Settings that cannot be, one line each."""
 
 
 class FileError(WeftError):

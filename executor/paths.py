@@ -1,0 +1,222 @@
+"""The only place where user text becomes a path.
+
+``Folders`` knows the named folders (``checkpoints``, ``input`` …), finds files in them by name and
+lists what they hold. A name is relative and written with ``/``; it never leads out of its folder,
+neither by ``..`` nor by a link. Reading and writing the files is not done here; new files are
+``executor.saving``'s.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from executor.errors import PathError, nearest
+from executor.settings import Settings
+
+SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+# Where each kind of model may lie below a models root; some have had two names.
+MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": ("checkpoints",),
+    "loras": ("loras",),
+    "vae": ("vae",),
+    "embeddings": ("embeddings",),
+    "controlnet": ("controlnet",),
+    "upscale_models": ("upscale_models",),
+    "text_encoders": ("text_encoders", "clip"),
+    "clip": ("text_encoders", "clip"),
+    "diffusion_models": ("diffusion_models", "unet"),
+    "unet": ("diffusion_models", "unet"),
+    "clip_vision": ("clip_vision",),
+    "vae_approx": ("vae_approx",),
+    "diffusers": ("diffusers",),
+}
+PLACES = ("input", "output", "temp")
+
+MODEL_KINDS = frozenset({".safetensors", ".sft"})
+PICTURE_KINDS = frozenset(
+    {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".ppm", ".pgm"}
+    | {".tif", ".tiff", ".webp"}
+)
+LATENT_KINDS = frozenset({".latent"})
+
+# Folders whose files may be named with the place that they lie in: ``x.png [output]``.
+_ANNOTATED = ("input", "latents")
+# A folder of these may hold models that are themselves folders, marked by this file.
+_FOLDER_MODELS, _FOLDER_MARK = ("checkpoints", "diffusers"), "model_index.json"
+
+_MOST_BYTES = 255  # of one part of a path, on every file system that matters
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The folders and the file of a name. Raises PathError if it could mean anything else."""
+    fault = None
+    if _CONTROL.search(name):
+        fault = "holds a control character"
+    elif any("\ud800" <= character <= "\udfff" for character in name):
+        fault = "is no valid text"
+    elif "\\" in name:
+        fault = "holds a backslash; write / between folders"
+    elif name.startswith("/") or re.match("[A-Za-z]:", name):
+        fault = "is absolute; names are relative to their folder"
+    if fault:
+        raise PathError(f"{_shown(name)} {fault}")
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if not parts or name.endswith("/"):
+        raise PathError(f"{_shown(name)} names no file")
+    for part in parts:
+        if part == "..":
+            raise PathError(f"{_shown(name)} leads upwards; '..' is never followed")
+        if _DEVICES.fullmatch(part):
+            raise PathError(f"{_shown(name)}: {part!r} is a device on some systems")
+        if os.name == "nt" and (":" in part or part.endswith((".", " "))):
+            raise PathError(f"{_shown(name)}: {part!r} cannot be a file's name on Windows")
+        if len(part.encode()) > _MOST_BYTES:
+            raise PathError(f"{_shown(name)} is too long: {_MOST_BYTES} bytes is the most")
+    return parts
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when a file does, by its size and time; of a folder, by those of all its files."""
+    if not path.is_dir():
+        stat = path.stat()
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+    lines = [
+        f"{file.relative_to(path).as_posix()} {fingerprint(file)}"
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    ]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+class Folders:
+    """The named folders of one user's settings, each with the directories that it consists of."""
+
+    def __init__(self, settings: Settings) -> None:
+        base = settings.base_directory.absolute()
+        models = dict.fromkeys(
+            (base / "models", *(d.absolute() for d in settings.model_directories), SHIPPED_MODELS)
+        )
+        directories = {
+            folder: tuple(root / below for root in models for below in belows)
+            for folder, belows in MODEL_FOLDERS.items()
+        }
+        for place in PLACES:
+            chosen: Path | None = getattr(settings, f"{place}_directory")
+            directories[place] = ((chosen or base / place).absolute(),)
+        directories["latents"] = directories["input"]
+        self._base = base
+        self.directories: Mapping[str, tuple[Path, ...]] = directories
+
+    def place(self, place: Literal["input", "output", "temp"]) -> Path:
+        """The one directory of a place that is written to."""
+        return self.directories[place][0]
+
+    def find(self, folder: str, name: str) -> Path:
+        """The file of that name in a named folder.
+
+        Pictures and latents may be named with their place, like ``x.png [output]``; an embedding
+        without its suffix. Raises PathError if there is none, or if the name leads out of the
+        folder.
+        """
+        place, plain = self._place_of(folder, name)
+        parts = parts_of(plain)
+        directories = self._of(place)
+        implied = sorted(MODEL_KINDS) if folder == "embeddings" else []
+        for directory in directories:
+            for suffix in ("", *implied):
+                path = directory.joinpath(*parts[:-1], parts[-1] + suffix)
+                found = self._inside(directory, path)
+                if found is None:
+                    continue
+                if found.is_file() or self._is_folder_model(place, found):
+                    return found
+        offered = self.names(place)
+        where = ", ".join(self._relative(directory) for directory in directories)
+        hint = nearest(plain, offered) or ("" if offered else "; there is none at all")
+        raise PathError(f"{place}: there is no file {_shown(plain)} (looked in {where}){hint}")
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all files of the folder's kind, in its subfolders too, sorted."""
+        kinds = {"input": PICTURE_KINDS, "latents": LATENT_KINDS, "output": None, "temp": None}
+        wanted = kinds.get(folder, MODEL_KINDS)
+        found: set[str] = set()
+        for directory in self._of(folder):
+            for path in self._walk(directory, folder):
+                if wanted is None or path.suffix.lower() in wanted or path.is_dir():
+                    found.add(path.relative_to(directory).as_posix())
+        return sorted(found, key=lambda name: (name.casefold(), name))
+
+    def fingerprint(self, path: Path) -> str:
+        """Changes when a file does; what the content key of a node that reads it holds."""
+        return fingerprint(path)
+
+    def _of(self, folder: str) -> tuple[Path, ...]:
+        if folder not in self.directories:
+            raise PathError(f"there is no folder {folder!r}{nearest(folder, self.directories)}")
+        return self.directories[folder]
+
+    def _place_of(self, folder: str, name: str) -> tuple[str, str]:
+        """The folder that a name is really of, and the name without the mark that says so."""
+        if folder in _ANNOTATED:
+            for place in PLACES:
+                if name.endswith(f"[{place}]"):
+                    plain = name.removesuffix(f"[{place}]").rstrip(" ")
+                    return (folder if place == "input" else place), plain
+        return folder, name
+
+    def _inside(self, directory: Path, path: Path) -> Path | None:
+        """Where a path really leads, or None if nothing is there."""
+        try:
+            found = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # nothing there, no permission, a loop of links
+            return None
+        if not found.is_relative_to(directory.resolve()):
+            name = path.relative_to(directory).as_posix()
+            raise PathError(
+                f"{_shown(name)} is a link that leads out of {self._relative(directory)}; "
+                "copy the file there, or add its folder to the model directories"
+            )
+        return found
+
+    def _is_folder_model(self, folder: str, path: Path) -> bool:
+        return folder in _FOLDER_MODELS and (path / _FOLDER_MARK).is_file()
+
+    def _walk(self, directory: Path, folder: str) -> Iterator[Path]:
+        """Files below a directory that ``find`` would find; hidden ones are left out."""
+        waiting, seen = [directory], set[Path]()
+        while waiting:
+            current = waiting.pop()
+            try:
+                entries = sorted(current.iterdir())
+                real = current.resolve()
+            except OSError:  # not there, or not ours to read
+                continue
+            if real in seen:  # a link that leads back
+                continue
+            seen.add(real)
+            for path in entries:
+                if path.name.startswith("."):
+                    continue
+                if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+                    continue
+                if path.is_file() or (path.is_dir() and self._is_folder_model(folder, path)):
+                    yield path
+                elif path.is_dir():
+                    waiting.append(path)
+
+    def _relative(self, directory: Path) -> str:
+        """A directory as messages show it: below the user's own folder where it is."""
+        if directory.is_relative_to(self._base):
+            return directory.relative_to(self._base).as_posix()
+        return directory.as_posix()
+
+
+def _shown(name: str) -> str:
+    """A name as messages show it: quoted, control characters escaped, not endless."""
+    return repr(name if len(name) <= 100 else name[:100] + "…")

@@ -1,0 +1,114 @@
+"""What a user may set: one frozen model, read from the environment or given by the command line.
+
+Every field is said once, with its description, and is the variable ``WEFT_<FIELD>`` in the
+environment. Nothing here looks at the machine: what ``auto`` and ``None`` come to is decided by
+``executor.devices`` and by whoever holds a budget.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+
+from executor.errors import SettingsError, nearest
+
+PREFIX = "WEFT_"
+
+
+def _paths(value: Any) -> Any:
+    """A list of folders as the environment spells it: separated as in ``PATH``."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """All settings, with their defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    base_directory: Path = Field(
+        default_factory=Path.cwd,
+        description="The user's own folder, which holds models, input, output and temp unless "
+        "those are set. By default the current directory.",
+    )
+    model_directories: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = Field(
+        default=(),
+        description="Further folders laid out like models (checkpoints, loras, vae …), looked "
+        "through after the user's own and before the one that ships with Weft. Several are "
+        "separated as in PATH.",
+    )
+    input_directory: Path | None = Field(
+        default=None, description="Where pictures and latents to load are. By default base/input."
+    )
+    output_directory: Path | None = Field(
+        default=None, description="Where results are kept. By default base/output."
+    )
+    temp_directory: Path | None = Field(
+        default=None, description="Where previews are kept. By default base/temp."
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        default="auto",
+        description="Where models run: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="The precision that diffusion models are computed in; auto takes float32 on a "
+        "CPU and half precision on a GPU.",
+    )
+    ancestral_seed_offset: Annotated[int, Field(ge=0)] = Field(
+        default=1,
+        description="Added to a seed for the noise that ancestral samplers add at each step. "
+        "1 is what ComfyUI does today on a CPU; 0 is what its version 0.3.64 did, where that noise "
+        "began with the very numbers of the initial noise.",
+    )
+    device_cache_bytes: ByteSize | None = Field(
+        default=None,
+        description="How much of the device's memory may hold results for later runs, like 4GiB. "
+        "By default a share of what is free.",
+    )
+    host_cache_bytes: ByteSize | None = Field(
+        default=None,
+        description="How much of the host's memory may hold results for later runs. By default a "
+        "share of what is free.",
+    )
+    max_batch_rows: Annotated[int, Field(ge=1)] = Field(
+        default=32, description="How many rows one forward pass of a diffusion model may have."
+    )
+    max_picture_pixels: Annotated[int, Field(ge=1)] = Field(
+        default=100_000_000,
+        description="Pictures of more pixels than this, all frames together, are refused before "
+        "they are decoded.",
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
+        """The settings that ``WEFT_…`` variables make; what is ``given`` wins over them.
+
+        Raises SettingsError, which names every variable that is unknown or cannot be.
+        """
+        variables = {PREFIX + name.upper(): name for name in cls.model_fields}
+        faults = [
+            f"{variable} is no setting{nearest(variable, variables)}"
+            for variable in sorted(environ)
+            if variable.startswith(PREFIX) and variable not in variables
+        ]
+        found = {
+            name: environ[variable]
+            for variable, name in variables.items()
+            if environ.get(variable)  # a variable set to nothing is one that is not set
+        }
+        try:
+            settings = cls.model_validate({**found, **given})
+        except ValidationError as error:
+            for fault in error.errors():
+                name = str(fault["loc"][0])
+                known = name in cls.model_fields and name not in given
+                faults.append(
+                    f"{PREFIX + name.upper() if known else name}: {fault['msg']}, "
+                    f"got {str(fault['input'])!r}"
+                )
+            raise SettingsError("\n".join(faults)) from error
+        if faults:
+            raise SettingsError("\n".join(faults))
+        return settings

@@ -1,0 +1,164 @@
+"""What one user's workflows work with: folders, the device, the models loaded, the cache's budgets.
+
+A ``Workspace`` is built once from the settings and gives each node run its ``Context``. Light:
+torch and the model code are imported when a node first asks for them.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from executor.cache import Cache
+from executor.context import Checkpoint, SavedFile
+from executor.paths import Folders
+from executor.placeholders import expand
+from executor.ports import Autoencoder
+from executor.saving import save_new
+from executor.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from executor.models.library import Library
+
+# Of all memory, what results for later runs may take unless the settings say how much: a quarter
+# leaves room for the models in use and what they compute with.
+_CACHE_SHARE = 0.25
+
+
+class Workspace:
+    """Folders, device and model library of one user's settings."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = datetime.now) -> None:
+        self.settings = settings
+        self.folders = Folders(settings)
+        self.clock = clock
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """Where models run and tensors are."""
+        import torch
+
+        chosen = self.settings.device
+        if chosen == "auto":
+            chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(chosen)
+
+    @cached_property
+    def library(self) -> "Library":
+        """The models loaded so far."""
+        from executor.models.library import Library
+
+        return Library(self.device, self.settings.dtype)
+
+    def new_cache(self) -> Cache:
+        """A cache for this device, with the budgets of the settings."""
+        on_device, on_host = self.settings.device_cache_bytes, self.settings.host_cache_bytes
+        if on_device is None:
+            on_device = int(_memory_bytes(self.device) * _CACHE_SHARE)
+        if on_host is None:
+            on_host = int(_memory_bytes(None) * _CACHE_SHARE)
+        return Cache(self.device, on_device, on_host)
+
+    def context(
+        self,
+        prompt: Mapping[str, Any] | None = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+        collect: Callable[[SavedFile], None] | None = None,
+    ) -> "NodeContext":
+        """The context of one node run; ``collect`` is told of each file as soon as it is kept."""
+        return NodeContext(self, prompt or {}, extra_pnginfo or {}, collect)
+
+
+class NodeContext:
+    """One node run's door to a workspace (``executor.context.Context``); remembers what it kept."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        prompt: Mapping[str, Any],
+        extra_pnginfo: Mapping[str, Any],
+        collect: Callable[[SavedFile], None] | None,
+    ) -> None:
+        self._workspace = workspace
+        self._prompt, self._extra_pnginfo = prompt, extra_pnginfo
+        self._collect = collect
+        self._files: list[SavedFile] = []
+
+    @property
+    def files(self) -> tuple[SavedFile, ...]:
+        """What the node run left behind, in order."""
+        return tuple(self._files)
+
+    @property
+    def device(self) -> "torch.device":
+        """Where new tensors go."""
+        return self._workspace.device
+
+    @property
+    def ancestral_seed_offset(self) -> int:
+        """As the settings say."""
+        return self._workspace.settings.ancestral_seed_offset
+
+    @property
+    def max_picture_pixels(self) -> int:
+        """As the settings say."""
+        return self._workspace.settings.max_picture_pixels
+
+    @property
+    def prompt(self) -> Mapping[str, Any]:
+        """The workflow in API format."""
+        return self._prompt
+
+    @property
+    def extra_pnginfo(self) -> Mapping[str, Any]:
+        """Further text chunks for saved pictures."""
+        return self._extra_pnginfo
+
+    def find(self, folder: str, name: str) -> Path:
+        """The file of that name in a named folder."""
+        return self._workspace.folders.find(folder, name)
+
+    def load_checkpoint(self, name: str) -> Checkpoint:
+        """Load from the folder ``checkpoints``, or take what was loaded before."""
+        return self._workspace.library.checkpoint(self.find("checkpoints", name))
+
+    def load_vae(self, name: str) -> Autoencoder:
+        """Load from the folder ``vae``, or take what was loaded before."""
+        return self._workspace.library.vae(self.find("vae", name))
+
+    def save(
+        self,
+        prefix: str,
+        suffix: str,
+        write: Callable[[BinaryIO], None],
+        *,
+        kind: str = "images",
+        is_temporary: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> SavedFile:
+        """Keep a new file, its placeholders filled in from the clock and the workflow."""
+        place: Literal["output", "temp"] = "temp" if is_temporary else "output"
+        directory = self._workspace.folders.place(place)
+        name = expand(prefix, now=self._workspace.clock(), size=size, prompt=self.prompt)
+        path = save_new(directory, name, suffix, write)
+        subfolder = path.parent.relative_to(directory).as_posix()
+        saved = SavedFile(path.name, "" if subfolder == "." else subfolder, place, kind)
+        self._files.append(saved)
+        if self._collect is not None:
+            self._collect(saved)
+        return saved
+
+
+def _memory_bytes(device: "torch.device | None") -> int:
+    """How much memory a device has; None is the host."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 << 30  # a system that does not say (Windows)
