@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Widget,
     )
     from executor.steps import Eval, Inputs, Steps
+    from executor.workflow import Workflow
 
 __version__ = "0.1.0"
 
@@ -79,10 +80,11 @@ __all__ = [
     "Vae",
     "WeftError",
     "Widget",
+    "Workflow",
     "WorkflowError",
 ]
 
-_VOCABULARY = ("context", "errors", "node", "ports", "steps")
+_VOCABULARY = ("context", "errors", "node", "ports", "steps", "workflow")
 
 
 def __getattr__(name: str) -> Any:

@@ -183,9 +183,9 @@ class SaveLatent(Node, category="latent/file", is_output=True, display_name="Sav
 class LoadLatent(Node, category="latent/file", display_name="Load Latent"):
     """Load latents that SaveLatent kept, from the folder of inputs."""
 
-    latent: Annotated[str, FileChoice("input")]
+    latent: Annotated[str, FileChoice("latents")]
 
     def run(self, ctx: Context) -> Latent:
         from executor.latent_file import read
 
-        return Latent(read(ctx.find("input", self.latent)).to(ctx.device))
+        return Latent(read(ctx.find("latents", self.latent)).to(ctx.device))
