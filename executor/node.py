@@ -7,7 +7,7 @@ are the views of that which validation, the wire and the documentation read. A c
 """
 
 import types
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import (
@@ -142,6 +142,17 @@ class Node(BaseModel):
     def run(self, ctx: "Context") -> Any:
         """Make the outputs."""
         raise NotImplementedError
+
+    def files(self) -> Iterator[tuple[str, str, str]]:
+        """The files that ``run`` will read, as far as they are known: input, folder, name of each.
+
+        Their content is part of the node's content key. Override it where a name stands inside a
+        text.
+        """
+        for name, spec in self.inputs().items():
+            value = getattr(self, name)
+            if spec.file is not None and isinstance(value, str):
+                yield name, spec.file.folder, value
 
     @classmethod
     @cache

@@ -1,0 +1,227 @@
+"""Many jobs on one device: whatever is ready runs, what waits for the same model shares a batch.
+
+The engine is driven by ``step``, from one thread. It knows nothing of where jobs come from or who
+watches; all that happens is told through ``emit``. A failing node harms neither other jobs nor what
+does not depend on it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+from executor.cache import Cache, Outputs
+from executor.errors import NodeError
+from executor.events import (
+    Cached,
+    Ended,
+    Event,
+    Executed,
+    Executing,
+    Failed,
+    JobId,
+    Outcome,
+    Progress,
+    Started,
+)
+from executor.graph import Key
+from executor.job import Job, NodeRun, bind
+from executor.node import NodeId
+from executor.steps import Eval
+from executor.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Answer: TypeAlias = "Tensor | Exception | None"
+
+
+class Engine:
+    """Runs jobs together."""
+
+    def __init__(
+        self, workspace: Workspace, emit: Callable[[Event], None], cache: Cache | None = None
+    ) -> None:
+        self.workspace, self.emit = workspace, emit
+        self.cache = cache or workspace.new_cache()
+        self.jobs: dict[JobId, Job] = {}
+        self._runs: dict[Key, NodeRun] = {}
+        self._starting: deque[tuple[Job, NodeId]] = deque()
+        self._ready: deque[tuple[NodeRun, Answer]] = deque()
+        self._waiting: deque[NodeRun] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Take a job on; it runs with the others from the next step on."""
+        assert job.id not in self.jobs, f"job {job.id} is running already"
+        self.jobs[job.id] = job
+        self.emit(Started(job.id))
+        ready = job.begin(self.cache)
+        spared = job.spared
+        if spared:
+            self.emit(Cached(job.id, spared))
+        for node_id in job.graph.outputs:
+            outputs = None if job.waits_for(node_id) else self.cache.get(job.graph.keys[node_id])
+            if outputs is not None:
+                self.emit(Executed(job.id, node_id, outputs.files))
+        self._starting.extend((job, node_id) for node_id in ready)
+        self._end_if_over(job)
+
+    def cancel(self, job_id: JobId) -> bool:
+        """Stop a job between two steps; what it shares with others goes on. False if it is over."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            return False
+        job.abandon(self.cache)
+        for run in list(self._runs.values()):
+            run.members = [(other, node_id) for other, node_id in run.members if other is not job]
+            if not run.members:
+                run.close()
+                del self._runs[run.key]
+        del self.jobs[job_id]
+        self.emit(Ended(job_id, Outcome.CANCELLED))
+        return True
+
+    def run(self) -> None:
+        """Drive all jobs to their ends."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Let every run go as far as it can, then evaluate one batch. False if nothing is left."""
+        import torch
+
+        with torch.no_grad():
+            while self._starting or self._ready:
+                while self._starting:
+                    self._start(*self._starting.popleft())
+                if self._ready:
+                    self._resume(*self._ready.popleft())
+            batch = self._next_batch()
+            if batch:
+                began = perf_counter()
+                answers = self._evaluate([run.wants for run in batch if run.wants])
+                share = (perf_counter() - began) / len(batch)
+                for run, answer in zip(batch, answers, strict=True):
+                    run.seconds += share
+                    self._ready.append((run, answer))
+        return bool(self._ready)
+
+    def _start(self, job: Job, node_id: NodeId) -> None:
+        """Begin a node's run, or join the one that makes the same outputs."""
+        if not job.waits_for(node_id):
+            return  # its job was cancelled
+        self.emit(Executing(job.id, node_id))
+        key = job.graph.keys[node_id]
+        run = self._runs.get(key)
+        if run is not None:
+            run.members.append((job, node_id))
+            return
+        outputs = self.cache.get(key)
+        if outputs is not None:  # another job has made it since this one began
+            if job.pins(node_id):
+                self.cache.pin(key)
+            self._advance(job, node_id, outputs)
+            return
+        context = self.workspace.context(job.prompt, job.extra_pnginfo)
+        try:
+            run = NodeRun(key, bind(job, node_id, self.cache), context, [(job, node_id)])
+        except Exception as error:  # a value that came along a link does not fit: the node's door
+            self._fail(job, node_id, error)
+            return
+        self._runs[key] = run
+        self._ready.append((run, None))
+
+    def _resume(self, run: NodeRun, answer: Answer) -> None:
+        """Let a run go on; it comes to wait, or ends, or fails."""
+        if self._runs.get(run.key) is not run:
+            return  # all that wanted it were cancelled
+        before = run.wants
+        try:
+            outputs = run.resume(answer)
+        except Exception as error:  # one node's failure is not the others': the node's door
+            del self._runs[run.key]
+            for job, node_id in run.members:
+                self._fail(job, node_id, error)
+            return
+        self._tell_progress(run, before)
+        if outputs is None:
+            self._waiting.append(run)
+            return
+        del self._runs[run.key]
+        pins = sum(job.pins(node_id) for job, node_id in run.members)
+        self.cache.put(run.key, outputs, run.seconds, pins)
+        for job, node_id in run.members:
+            self._advance(job, node_id, outputs)
+
+    def _advance(self, job: Job, node_id: NodeId, outputs: Outputs) -> None:
+        """A node's outputs are there: tell, and see what became ready."""
+        self.emit(Executed(job.id, node_id, outputs.files))
+        self._starting.extend((job, ready) for ready in job.ended(node_id, self.cache))
+        self._end_if_over(job)
+
+    def _fail(self, job: Job, node_id: NodeId, cause: Exception) -> None:
+        error = NodeError(node_id, type(job.graph.nodes[node_id]).__name__, cause)
+        error.__cause__ = cause
+        job.failed(node_id, error, self.cache)
+        self.emit(Failed(job.id, node_id, error))
+        self._end_if_over(job)
+
+    def _end_if_over(self, job: Job) -> None:
+        if job.is_over and self.jobs.pop(job.id, None):
+            self.emit(Ended(job.id, Outcome.FAILED if job.errors else Outcome.SUCCEEDED))
+
+    def _tell_progress(self, run: NodeRun, before: Eval | None) -> None:
+        """Tell when a run has come a step further."""
+        now = run.wants
+        done = now.step if now else before.steps if before else 0
+        steps = now.steps if now else before.steps if before else 0
+        if steps and (before is None or done != before.step):
+            for job, node_id in run.members:
+                self.emit(Progress(job.id, node_id, done, steps))
+
+    def _next_batch(self) -> list[NodeRun]:
+        """Take the run that has waited longest, and those that can share its forward pass."""
+        waiting = [run for run in self._waiting if self._runs.get(run.key) is run and run.wants]
+        batch: list[NodeRun] = []
+        rows = 0
+        for run in waiting:
+            wants = run.wants
+            assert wants is not None, "a waiting run wants an evaluation"
+            if batch and batch[0].wants and wants.key != batch[0].wants.key:
+                continue
+            if batch and rows + len(wants.x) > self.workspace.settings.max_batch_rows:
+                continue
+            batch.append(run)
+            rows += len(wants.x)
+        taken = set(map(id, batch))
+        self._waiting = deque(run for run in waiting if id(run) not in taken)
+        return batch
+
+    def _evaluate(self, requests: Sequence[Eval]) -> Sequence[Answer]:
+        """Answer compatible requests with one forward pass, or with several if that one fails."""
+        import torch
+
+        from executor.sampling.forward import evaluate
+
+        try:
+            return evaluate(requests)
+        except torch.OutOfMemoryError as error:
+            cause: Exception = error
+            if self._free_memory():
+                return self._evaluate(requests)
+        except Exception as error:  # one request's failure is not the others': the batch's door
+            cause = error
+        if len(requests) == 1:
+            return [cause]
+        half = len(requests) // 2
+        return [*self._evaluate(requests[:half]), *self._evaluate(requests[half:])]
+
+    def _free_memory(self) -> bool:
+        """Forget cached outputs that no running job has planned on. False if there are none."""
+        import torch
+
+        before = self.cache.used_bytes[0]
+        self.cache.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self.cache.used_bytes[0] < before
