@@ -1,0 +1,76 @@
+"""The batched forward pass: requests that share a key become one evaluation of the model.
+
+Prompts of different lengths are aligned by repeating their tokens to a common multiple, which
+leaves softmax attention unchanged, so that no mask is needed. A batch gives what its parts give
+alone, up to rounding: other batch sizes choose other kernels (in float32, 1e-5 of the output).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from executor.steps import Eval, Inputs
+
+MOST_REPEATS = 4
+"""How often tokens may be repeated to share a batch; beyond, attention costs more than another
+pass.
+"""
+
+
+def evaluate(requests: Sequence[Eval]) -> list[Tensor]:
+    """The denoised latent for each request, of which all keys must be equal.
+
+    One call of the model, unless prompt lengths have no small common multiple; then one for each
+    group that has.
+    """
+    assert len({request.key for request in requests}) == 1, "only equal keys share a forward pass"
+    answers: dict[int, Tensor] = {}
+    for members in together([request.inputs.tokens.shape[1] for request in requests]):
+        group = [requests[index] for index in members]
+        inputs = Inputs(
+            aligned([request.inputs.tokens for request in group]),
+            _joined([request.inputs.vector for request in group]),
+            _joined([request.inputs.concat for request in group]),
+        )
+        x = torch.cat([request.x for request in group])
+        sigma = torch.cat([request.sigma for request in group])
+        with torch.inference_mode():
+            denoised = group[0].model.denoise(x, sigma, inputs)
+        rows = denoised.split([len(request.x) for request in group])
+        answers.update(zip(members, rows, strict=True))
+    return [answers[index] for index in range(len(requests))]
+
+
+def together(lengths: Sequence[int]) -> list[list[int]]:
+    """Which places of ``lengths`` can be aligned with each other, in groups, first come first."""
+    groups: list[list[int]] = []
+    for index, length in enumerate(lengths):
+        for group in groups:
+            members = [length, *(lengths[other] for other in group)]
+            if math.lcm(*members) <= MOST_REPEATS * min(members):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def aligned(tokens: Sequence[Tensor]) -> Tensor:
+    """All rows (B, T, D) of several prompts, each repeated to the least common multiple of their
+    lengths.
+    """
+    length = math.lcm(*(rows.shape[1] for rows in tokens))
+    return torch.cat(
+        [
+            rows if rows.shape[1] == length else rows.repeat(1, length // rows.shape[1], 1)
+            for rows in tokens
+        ]
+    )
+
+
+def _joined(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """All rows, or none: requests with equal keys agree on whether there are any."""
+    present = [tensor for tensor in rows if tensor is not None]
+    return torch.cat(present) if present else None

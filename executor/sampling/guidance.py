@@ -1,0 +1,250 @@
+"""Guidance: one denoiser out of prompts that hold at different places and times.
+
+Each side, positive and negative, is a mixture: at every latent pixel the mean of its prompts'
+denoised latents, weighted by strength, mask and feathered area; where a prompt does not hold it is
+not evaluated. The two are combined by Ho & Salimans (2022), eq. 6, on denoised values. Whatever
+fits in one batch goes into one request: with one prompt a side, the two halves of guidance. The
+rules are ComfyUI's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isclose
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from executor.errors import InputError
+from executor.ports import Area, Cond, Conditioning, DiffusionModel
+from executor.sampling.forward import aligned, together
+from executor.sampling.samplers import Denoiser
+from executor.steps import Eval, Inputs, Steps
+
+FEATHER = 8
+"""Width, in latent pixels, of an area's soft edge where it does not touch the border of the
+picture.
+"""
+
+LEAST_CROP = 8
+"""Side, in latent pixels, below which a crop around a mask does not go."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """A prompt where and when it holds, ready to be evaluated."""
+
+    tokens: Tensor  # (B, T, D)
+    area: Area  # within the latent
+    weight: Tensor | None  # (B or 1, 1, h, w) over the area; None: 1 everywhere
+    start_sigma: float  # holds from here
+    end_sigma: float  # down to here
+
+    def crop(self, x: Tensor) -> Tensor:
+        """The part of ``x`` (B, C, h, w) in the area, as a view."""
+        area = self.area
+        return x[..., area.y : area.y + area.height, area.x : area.x + area.width]
+
+
+def guided(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    cfg: float,
+    like: Tensor,
+    sigmas: Tensor,
+) -> Denoiser:
+    """The denoiser that samplers call, for latents of the shape and on the device of ``like``.
+
+    With ``cfg`` 1 the negative side is not evaluated. ``sigmas`` only tell how far a request is.
+    Raises InputError for an area outside the latent.
+    """
+    height, width = like.shape[-2:]
+    here = [_resolved(cond, height, width) for cond in positive]
+    away = [_resolved(cond, height, width) for cond in negative]
+    away += _counterparts(here, away)
+    here += _counterparts(away, here)
+    is_guided = not isclose(cfg, 1.0)
+    wanted = [_region(model, cond, like) for cond in here]
+    unwanted = [_region(model, cond, like) for cond in away] if is_guided else []
+    marks = sigmas.tolist()[:-1]
+
+    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
+        now = float(sigma)
+        step = max(sum(mark >= now for mark in marks) - 1, 0)
+        regions = [
+            region
+            for region in (*wanted, *unwanted)
+            if region.end_sigma <= now <= region.start_sigma
+        ]
+        answers: dict[int, Tensor] = {}
+        for group in _batches(regions):
+            members = [regions[index] for index in group]
+            rows = torch.cat([region.crop(x) for region in members])
+            request = Eval(
+                model,
+                rows,
+                rows.new_full((len(rows),), now),
+                Inputs(aligned([region.tokens for region in members])),
+                step,
+                len(marks),
+            )
+            answer = yield request
+            answers.update(zip(group, answer.split(len(x)), strict=True))
+        parts = [(region, answers[index]) for index, region in enumerate(regions)]
+        towards = _mixture(x, [part for part in parts if part[0] in wanted])
+        if not is_guided:
+            return towards
+        from_ = _mixture(x, [part for part in parts if part[0] in unwanted])
+        return from_ + (towards - from_) * cfg
+
+    return denoise
+
+
+def _mixture(x: Tensor, parts: Sequence[tuple[Region, Tensor]]) -> Tensor:
+    """The weighted mean of what the regions gave; 0 where none holds."""
+    if len(parts) == 1 and parts[0][0].weight is None:  # the common case costs nothing
+        return parts[0][1]
+    total, weights = torch.zeros_like(x), torch.full_like(x, 1e-37)
+    for region, denoised in parts:
+        weight = 1.0 if region.weight is None else region.weight
+        region.crop(total).add_(denoised * weight)
+        region.crop(weights).add_(weight)
+    return total / weights
+
+
+def _batches(regions: Sequence[Region]) -> list[list[int]]:
+    """Which regions can be evaluated at once: of one size, with prompts that can be aligned."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for index, region in enumerate(regions):
+        sizes.setdefault((region.area.height, region.area.width), []).append(index)
+    return [
+        [members[place] for place in places]
+        for members in sizes.values()
+        for places in together([regions[index].tokens.shape[1] for index in members])
+    ]
+
+
+def _resolved(cond: Cond, height: int, width: int) -> Cond:
+    """The same with its mask at the latent's size, and its area from that mask if it wants so."""
+    if cond.mask is None:
+        return cond
+    mask = resized(cond.mask, height, width)
+    area = _bounds(mask) if cond.is_cropped_to_mask else cond.area
+    return replace(cond, mask=mask, area=area)
+
+
+def resized(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask (B, H, W) or (H, W) brought to the latent's size (B, h, w), bilinearly."""
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[-2:] != (height, width):
+        mask = interpolate(mask, size=(height, width), mode="bilinear")
+    return mask[:, 0]
+
+
+def repeated(rows: Tensor, batch: int) -> Tensor:
+    """The rows again and again until there are ``batch``; what is too many is left out."""
+    if len(rows) == batch:
+        return rows
+    return rows.repeat(-(-batch // len(rows)), *[1] * (rows.ndim - 1))[:batch]
+
+
+def _bounds(mask: Tensor) -> Area:
+    """The smallest area that holds all that is not 0 in any row of the mask."""
+    ys, xs = torch.where((mask != 0).any(dim=0))
+    if not len(ys):
+        return Area(LEAST_CROP, LEAST_CROP, 0, 0)
+    y, x = int(ys.min()), int(xs.min())
+    height, width = int(ys.max()) - y + 1, int(xs.max()) - x + 1
+    return Area(max(LEAST_CROP, height), max(LEAST_CROP, width), y, x)
+
+
+def _counterparts(conds: Sequence[Cond], others: Sequence[Cond]) -> list[Cond]:
+    """The other side's prompt for each area of one side, where that side has none itself.
+
+    It is the one of the smallest area around it, or the first that holds everywhere. Without it,
+    guidance inside an area would compare a crop with the whole picture.
+    """
+    added: list[Cond] = []
+    for cond in conds:
+        if cond.area is None:
+            continue
+        around = [
+            other
+            for other in (*others, *added)
+            if other.area is not None and _is_inside(cond.area, other.area)
+        ]
+        everywhere = [other for other in others if other.area is None]
+        if around:
+            closest = min(around, key=lambda other: _size(other.area))
+        elif everywhere:
+            closest = everywhere[0]
+        else:
+            continue
+        if closest.area != cond.area:
+            added.append(replace(cond, tokens=closest.tokens, pooled=closest.pooled))
+    return added
+
+
+def _is_inside(area: Area, other: Area) -> bool:
+    return (
+        area.y >= other.y
+        and area.x >= other.x
+        and area.y + area.height <= other.y + other.height
+        and area.x + area.width <= other.x + other.width
+    )
+
+
+def _size(area: Area | None) -> int:
+    return area.height * area.width if area else 0
+
+
+def _region(model: DiffusionModel, cond: Cond, like: Tensor) -> Region:
+    """A prompt as a region of a latent like this one."""
+    batch, height, width = len(like), *like.shape[-2:]
+    area = cond.area or Area(height, width, 0, 0)
+    area = replace(
+        area, height=min(area.height, height - area.y), width=min(area.width, width - area.x)
+    )
+    if min(area.height, area.width) < 1 or min(area.y, area.x) < 0:
+        raise InputError(
+            f"an area of a conditioning begins at x = {8 * area.x}, y = {8 * area.y} pixels,"
+            f" outside the picture of {8 * width} × {8 * height}; move it inside"
+        )
+    schedule = model.schedule
+    return Region(
+        tokens=repeated(cond.tokens, batch).to(like.device),
+        area=area,
+        weight=_weight(cond, area, like),
+        start_sigma=schedule.percent_to_sigma(cond.start_percent),
+        end_sigma=schedule.percent_to_sigma(cond.end_percent),
+    )
+
+
+def _weight(cond: Cond, area: Area, like: Tensor) -> Tensor | None:
+    """How much a prompt counts at each pixel of its area; an area with a mask has hard edges."""
+    if cond.mask is not None:
+        mask = cond.mask[: len(like), None].to(like)
+        mask = mask[..., area.y : area.y + area.height, area.x : area.x + area.width]
+        return repeated(mask * cond.mask_strength * cond.strength, len(like))
+    height, width = like.shape[-2:]
+    if cond.area is None and cond.strength == 1:
+        return None
+    rows = _feathered(area.height, area.y > 0, area.y + area.height < height)
+    columns = _feathered(area.width, area.x > 0, area.x + area.width < width)
+    return (cond.strength * rows[:, None] * columns).to(like)[None, None]
+
+
+def _feathered(size: int, fades_in: bool, fades_out: bool) -> Tensor:
+    """Ones that rise and fall linearly at the ends that are asked for, over a quarter of them at
+    most.
+    """
+    weights = torch.ones(size)
+    length = min(FEATHER, size // 4)
+    ramp = torch.arange(1, length + 1) / max(length, 1)
+    if fades_in:
+        weights[:length] = ramp
+    if fades_out:
+        weights[size - length :] = ramp.flip(0)
+    return weights

@@ -1,0 +1,172 @@
+"""A whole sampling run, from a latent to a latent: what the node ``KSampler`` does.
+
+Brings together a schedule, a sampler, noise, guidance and the latent's noise mask, and keeps to
+ComfyUI's rules where they decide what comes out. ``sample`` takes names and numbers,
+``sample_along`` the parts themselves.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from executor.errors import InputError, nearest
+from executor.ports import Conditioning, DiffusionModel, Latent, NoiseSchedule
+from executor.sampling import noise as noises
+from executor.sampling.guidance import guided, repeated, resized
+from executor.sampling.samplers import SAMPLERS, Denoiser, Sampler
+from executor.sampling.schedules import sigmas_for
+from executor.steps import Steps
+
+
+def sample(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float = 1.0,
+    start_step: int | None = None,
+    last_step: int | None = None,
+    force_full_denoise: bool = False,
+    disable_noise: bool = False,
+    ancestral_seed_offset: int = 1,
+) -> Steps[Latent]:
+    """Noise a latent and denoise it, towards ``positive`` and away from ``negative``.
+
+    ``start_step`` and ``last_step`` cut a part out of the steps; ``force_full_denoise`` makes the
+    part end without noise. ``disable_noise`` takes the latent as noised already. The noise mask and
+    batch index stay on the result. Raises InputError for unknown names and for values that no
+    schedule has.
+    """
+    if sampler_name not in SAMPLERS:
+        hint = nearest(sampler_name, SAMPLERS)
+        raise InputError(
+            f"there is no sampler {sampler_name!r}{hint or ': ' + ', '.join(SAMPLERS)}"
+        )
+    sampler = SAMPLERS[sampler_name]
+    sigmas = sigmas_for(
+        model.schedule, scheduler, steps, denoise, drops_penultimate=sampler.drops_penultimate
+    )
+    sigmas = section(sigmas, start_step, last_step, force_full_denoise=force_full_denoise)
+    latent = prepared(model, latent)
+    if len(sigmas) < 2:
+        return latent
+    if disable_noise:
+        noise = torch.zeros_like(latent.samples)
+    else:
+        noise = noises.initial(latent.samples.shape, seed, latent.batch_index)
+    return (
+        yield from sample_along(
+            model,
+            positive,
+            negative,
+            latent,
+            cfg=cfg,
+            sampler=sampler,
+            sigmas=sigmas,
+            noise=noise,
+            seed=seed,
+            ancestral_seed_offset=ancestral_seed_offset,
+        )
+    )
+
+
+def sample_along(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    *,
+    cfg: float,
+    sampler: Sampler,
+    sigmas: Tensor,
+    noise: Tensor,
+    seed: int,
+    ancestral_seed_offset: int = 1,
+) -> Steps[Latent]:
+    """The same along given ``sigmas`` (falling, at least two) from given unit ``noise`` (B, C, h,
+    w).
+    """
+    latent = prepared(model, latent)
+    clean = latent.samples * model.latent_scale  # (B, C, h, w)
+    noise = noise.to(clean)
+    sigmas = sigmas.float().cpu()
+    denoiser = guided(model, positive, negative, cfg=cfg, like=clean, sigmas=sigmas)
+    if latent.noise_mask is not None:
+        own = sampler.has_own_mask_noise
+        kept = noises.initial(clean.shape, seed + 1).to(clean) if own else noise
+        denoiser = masked(denoiser, latent.noise_mask, clean, kept)
+    added = noises.for_sampler(
+        sampler.noise, clean, sigmas, seed, ancestral_seed_offset=ancestral_seed_offset
+    )
+    x = clean + noise * first_scale(model.schedule, sigmas[0])
+    x = yield from sampler.sample(denoiser, x, sigmas, added)
+    return replace(latent, samples=x / model.latent_scale)
+
+
+def section(
+    sigmas: Tensor,
+    start_step: int | None,
+    last_step: int | None,
+    *,
+    force_full_denoise: bool = False,
+) -> Tensor:
+    """The sigmas from one step to another; fewer than two if nothing is to be done between them."""
+    if last_step is not None and last_step < len(sigmas) - 1:
+        sigmas = sigmas[: last_step + 1].clone()
+        if force_full_denoise:
+            sigmas[-1] = 0
+    return sigmas if start_step is None else sigmas[start_step:]
+
+
+def first_scale(schedule: NoiseSchedule, sigma: Tensor) -> Tensor:
+    """By how much unit noise is multiplied at the start.
+
+    At the largest sigma training saw pure noise of that variance *and* a trace of the picture: √(1
+    + σ²) stands for both.
+    """
+    is_all_noise = float(sigma) > schedule.sigma_max or math.isclose(
+        float(sigma), schedule.sigma_max, rel_tol=1e-5
+    )
+    return torch.sqrt(1 + sigma**2) if is_all_noise else sigma
+
+
+def masked(model: Denoiser, mask: Tensor, clean: Tensor, noise: Tensor) -> Denoiser:
+    """A denoiser that changes a latent where ``mask`` is 1 and sees the given one elsewhere.
+
+    The blend before and after each evaluation that Lugmayr et al. (2022, RePaint, eq. 8) describe,
+    soft masks included. ``mask`` is (B or 1, H, W) at any size.
+    """
+    free = repeated(resized(mask, *clean.shape[-2:]), len(clean))[:, None].to(clean)  # (B, 1, h, w)
+    kept = 1 - free
+
+    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
+        x = x * free + (noise * sigma + clean) * kept
+        denoised = yield from model(x, sigma)
+        return denoised * free + clean * kept
+
+    return denoise
+
+
+def prepared(model: DiffusionModel, latent: Latent) -> Latent:
+    """The latent on the model's device in float32; an empty one gets as many channels as the model
+    wants.
+    """
+    samples = latent.samples
+    if samples.ndim != 4:
+        raise InputError(f"a latent is (B, C, H/8, W/8); got shape {tuple(samples.shape)}")
+    if samples.shape[1] != model.latent_channels:
+        if samples.count_nonzero():
+            raise InputError(
+                f"the latent has {samples.shape[1]} channels, the model works on"
+                f" {model.latent_channels}: encode the picture with the model's own VAE"
+            )
+        samples = samples.new_zeros(len(samples), model.latent_channels, *samples.shape[2:])
+    return replace(latent, samples=samples.to(model.device, torch.float32))
