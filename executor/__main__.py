@@ -1,0 +1,127 @@
+"""The command line: words become calls, outcomes become exit codes.
+
+Nothing is done here: a command is a module in ``executor.cli``, which is imported when it is
+called, so that ``weft --help`` costs no more than argparse. Results go to stdout, the rest to
+stderr.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from executor import __version__
+from executor.cli import Exit
+
+_ABOUT = """\
+Run workflows: graphs of nodes that make pictures with diffusion models.
+
+A workflow is a JSON file in ComfyUI's API format, or a PNG that carries one."""
+
+_EXIT_CODES = """\
+exit codes:
+  0    it is done
+  1    the workflow ran, and a node of it failed
+  2    the workflow, a file, a setting or an argument is wrong; nothing ran, nothing was written
+  130  interrupted
+
+Every setting is a variable WEFT_… in the environment; the README lists them."""
+
+
+def parser() -> ArgumentParser:
+    """All commands and their arguments."""
+    top = ArgumentParser(
+        "weft",
+        description=_ABOUT,
+        epilog=_EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"weft {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, does: str, more: str = "") -> ArgumentParser:
+        about = f"{does[0].upper()}{does[1:]}.{more}"
+        new = commands.add_parser(name, help=does, description=about, allow_abbrev=False)
+        new.add_argument("--json", action="store_true", help="print one JSON object")
+        return new
+
+    run = command("run", "run a workflow, and print the paths of the files that it saves")
+    run.add_argument("file", metavar="FILE", type=Path, help="a workflow, as JSON or in a PNG")
+    run.add_argument(
+        *("--set", "-s"),
+        metavar="NODE.INPUT=VALUE",
+        action="append",
+        default=[],
+        help="change an input first; NODE is an id, or a title or class that only one node has; "
+        "VALUE is JSON, or else text",
+    )
+    run.add_argument("--seed", type=int, metavar="N", help="give every seed input this value")
+    run.add_argument(
+        *("--output", "-o"), type=Path, metavar="DIR", help="where to save; by default ./output"
+    )
+
+    check = command("check", "say everything that is wrong with a workflow, and run nothing")
+    check.add_argument("file", metavar="FILE", type=Path, help="a workflow, as JSON or in a PNG")
+    check.add_argument("--strict", action="store_true", help="warnings are errors")
+
+    nodes = command("nodes", "list the node classes, or describe one")
+    nodes.add_argument("name", metavar="NAME", nargs="?", help="a node class")
+
+    models = command("models", "list the model files, or say what one is")
+    models.add_argument(
+        *("file",), metavar="FILE", nargs="?", help="a path, or a name from one of the folders"
+    )
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the words ask for; answers the exit code."""
+    arguments = parser().parse_args(words)
+    from executor.cli.terminal import refuse
+    from executor.errors import WeftError
+
+    try:
+        return _call(arguments)
+    except WeftError as error:
+        refuse(error, as_json=arguments.json)
+        return Exit.WRONG_INPUT
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # `weft nodes | head`: nobody reads on, which is no mistake
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+
+
+def _call(arguments: Namespace) -> int:
+    if arguments.command != "models":
+        import_module("nodes")  # which registers them; nothing under executor knows them otherwise
+    match arguments.command:
+        case "run":
+            from executor.cli.run import run
+
+            return run(
+                arguments.file,
+                changes=arguments.set,
+                seed=arguments.seed,
+                output=arguments.output,
+                as_json=arguments.json,
+            )
+        case "check":
+            from executor.cli.check import check
+
+            return check(arguments.file, is_strict=arguments.strict, as_json=arguments.json)
+        case "nodes":
+            from executor.cli.nodes import nodes
+
+            return nodes(arguments.name, as_json=arguments.json)
+        case _:
+            from executor.cli.models import models
+
+            return models(arguments.file, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

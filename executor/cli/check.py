@@ -1,0 +1,34 @@
+"""``weft check``: everything that is wrong with a workflow, at once."""
+
+from pathlib import Path
+
+from executor import graph
+from executor.cli import Exit, workflow_file
+from executor.cli.terminal import as_object, complain, say, say_json
+from executor.errors import WorkflowError
+from executor.paths import Folders
+from executor.settings import Settings
+
+
+def check(path: Path, *, is_strict: bool, as_json: bool) -> int:
+    """Check the workflow in a file. Raises FileError, WorkflowError."""
+    prompt = workflow_file.read(path).prompt
+    checked = graph.check(prompt, Folders(Settings.from_environment()))
+    problems, warnings = checked.problems, checked.warnings
+    if is_strict:
+        problems, warnings = (*problems, *warnings), ()
+    if as_json:
+        say_json(
+            {
+                "problems": [as_object(problem) for problem in problems],
+                "warnings": [as_object(warning) for warning in warnings],
+            }
+        )
+        return Exit.WRONG_INPUT if problems else Exit.DONE
+    for warning in warnings:
+        complain(f"warning: {warning}")
+    if problems:
+        raise WorkflowError(problems)
+    assert checked.graph is not None, "a workflow without problems has a graph"
+    say(f"{path}: {len(prompt)} nodes, {len(checked.graph.nodes)} of them run; nothing is wrong")
+    return Exit.DONE

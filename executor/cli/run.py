@@ -1,0 +1,123 @@
+"""``weft run``: a workflow on an engine in this process, watched on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from executor.cli import Exit, workflow_file
+from executor.cli.progress import Bars
+from executor.cli.terminal import as_object, complain, say, say_json
+from executor.context import SavedFile
+from executor.errors import PathError, Problem, WorkflowError
+from executor.events import Cached, Ended, Event, Executed, Failed, Outcome
+from executor.graph import Graph, check
+from executor.node import NodeId
+from executor.paths import Folders
+from executor.settings import Settings
+from executor.workspace import Workspace
+
+_EXITS = {
+    Outcome.SUCCEEDED: Exit.DONE,
+    Outcome.FAILED: Exit.FAILED,
+    Outcome.CANCELLED: Exit.INTERRUPTED,
+}
+
+
+def run(
+    path: Path, *, changes: Sequence[str], seed: int | None, output: Path | None, as_json: bool
+) -> int:
+    """Run the workflow in a file. Raises FileError, WorkflowError before anything has run."""
+    given: dict[str, Any] = {} if output is None else {"output_directory": output}
+    if output is not None and output.exists() and not output.is_dir():
+        raise PathError(f"-o {output} is a file; give a folder")
+    workspace = Workspace(Settings.from_environment(**given))
+    file = workflow_file.read(path)
+    prompt, problems = workflow_file.changed(file.prompt, changes, seed)
+    checked = check(prompt, workspace.folders)
+    if problems or checked.problems or checked.graph is None:
+        raise WorkflowError([*problems, *checked.problems])
+    if not as_json:
+        for warning in checked.warnings:
+            complain(f"warning: {warning}")
+    record = _drive(workspace, checked.graph, prompt, file.extra_pnginfo)
+    if as_json:
+        say_json(record.as_object(checked.warnings))
+    else:
+        for _, saved in record.files:
+            say(_path(saved, workspace.folders))
+        for error in record.failures.values():
+            complain(f"error: {error}")
+    return _EXITS[record.outcome]
+
+
+class _Record:
+    """What happened to the job, as far as its user wants to know it afterwards."""
+
+    def __init__(self, graph: Graph, folders: Folders) -> None:
+        self.graph, self.folders = graph, folders
+        self.files: list[tuple[NodeId, SavedFile]] = []
+        self.failures: dict[NodeId, Exception] = {}
+        self.cached: tuple[NodeId, ...] = ()
+        self.outcome = Outcome.CANCELLED  # until it is told otherwise
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Executed(node_id=node_id, files=files):
+                self.files += [(node_id, saved) for saved in files]
+            case Cached(node_ids=node_ids):
+                self.cached = node_ids
+            case Failed(node_id=node_id, error=error):
+                self.failures[node_id] = error
+            case Ended(outcome=outcome):
+                self.outcome = outcome
+            case _:
+                pass
+
+    def as_object(self, warnings: Sequence[Problem]) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {
+            "outcome": self.outcome.value,
+            "files": [
+                {
+                    "path": _path(saved, self.folders),
+                    "node": node_id,
+                    "type": saved.type,
+                    "kind": saved.kind,
+                }
+                for node_id, saved in self.files
+            ],
+            "errors": [
+                {"message": str(error), "node": node_id} for node_id, error in self.failures.items()
+            ],
+            "warnings": [as_object(warning) for warning in warnings],
+        }
+
+
+def _drive(
+    workspace: Workspace, graph: Graph, prompt: Mapping[str, Any], extra: Mapping[str, Any]
+) -> _Record:
+    """Run one job to its end, or until the user interrupts it."""
+    record = _Record(graph, workspace.folders)
+    with Bars(graph) as bars:
+        from executor.engine import Engine  # here, so that the bars are up while torch loads
+        from executor.job import Job
+
+        def emit(event: Event) -> None:
+            record(event)
+            bars(event)
+
+        engine = Engine(workspace, emit)
+        job = Job("run", graph, prompt, extra)
+        try:
+            engine.submit(job)
+            engine.run()
+        except KeyboardInterrupt:
+            engine.cancel(job.id)
+    return record
+
+
+def _path(saved: SavedFile, folders: Folders) -> str:
+    """Where a saved file is, as seen from the current directory if it lies below that."""
+    path = folders.place(saved.type) / saved.subfolder / saved.filename
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
