@@ -66,7 +66,7 @@ class Workflow:
             prompt = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FileError(f"{path}: not a workflow file ({error})") from error
-        return cls(prompt)
+        return cls(_specs(prompt))
 
     def save(self, path: str | Path) -> None:
         """Write the workflow to a JSON file."""
