@@ -6,9 +6,9 @@ costs least to make again per byte leaves first, from the device to host memory,
 good. Entries that a running job has planned on are pinned and stay where they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 from executor.context import SavedFile
 
@@ -26,7 +26,6 @@ class Outputs:
     files: tuple[SavedFile, ...] = ()
 
 
-@runtime_checkable
 class Holder(Protocol):
     """Something that occupies memory and is not taken apart here: a model."""
 
@@ -43,7 +42,7 @@ class Entry:
     """An outputs' place in the cache."""
 
     outputs: Outputs
-    blocks: dict[int, int]  # bytes by the identity of each piece of memory
+    blocks: dict[Hashable, int]  # bytes by the identity of each piece of memory
     seconds: float  # what it cost to make
     rank: float = 0.0
     pins: int = 0
@@ -162,15 +161,15 @@ class _Tally:
 
     def __init__(self) -> None:
         self.total = 0
-        self._holders: dict[int, int] = {}
+        self._holders: dict[Hashable, int] = {}
 
-    def add(self, blocks: Mapping[int, int]) -> None:
+    def add(self, blocks: Mapping[Hashable, int]) -> None:
         for block, size in blocks.items():
             self._holders[block] = self._holders.get(block, 0) + 1
             if self._holders[block] == 1:
                 self.total += size
 
-    def remove(self, blocks: Mapping[int, int]) -> None:
+    def remove(self, blocks: Mapping[Hashable, int]) -> None:
         for block, size in blocks.items():
             self._holders[block] -= 1
             if not self._holders[block]:
@@ -178,8 +177,13 @@ class _Tally:
                 self.total -= size
 
 
-def _blocks_of(entry: Entry) -> dict[int, int]:
-    return {id(entry): _ENTRY_BYTES, **dict(_blocks(entry.outputs.values))}
+def _blocks_of(entry: Entry) -> dict[Hashable, int]:
+    return {("entry", id(entry)): _ENTRY_BYTES, **dict(_blocks(entry.outputs.values))}
+
+
+def _is_holder(value: Any) -> TypeGuard[Holder]:
+    # isinstance with a runtime protocol takes as long as all the rest of putting an entry
+    return hasattr(value, "memory") and hasattr(value, "nbytes")
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -193,13 +197,13 @@ def _parts(value: Any) -> Iterator[Any]:
             yield getattr(value, field.name)
 
 
-def _blocks(value: Any) -> Iterator[tuple[int, int]]:
+def _blocks(value: Any) -> Iterator[tuple[Hashable, int]]:
     """The pieces of memory that a value holds: identity and bytes of each."""
     if hasattr(value, "untyped_storage"):
         storage = value.untyped_storage()
-        yield storage.data_ptr(), storage.nbytes()
-    elif isinstance(value, Holder):
-        yield id(value.memory), value.nbytes
+        yield (str(value.device), storage.data_ptr()), storage.nbytes()
+    elif _is_holder(value):
+        yield ("model", id(value.memory)), value.nbytes
     else:
         for part in _parts(value):
             yield from _blocks(part)
@@ -209,7 +213,7 @@ def _can_move(value: Any) -> bool:
     """Whether a value is made of tensors only: a model's weights move by other rules."""
     if hasattr(value, "untyped_storage"):
         return True
-    return not isinstance(value, Holder) and all(_can_move(part) for part in _parts(value))
+    return not _is_holder(value) and all(_can_move(part) for part in _parts(value))
 
 
 def _moved(value: Any, device: Any) -> Any:
