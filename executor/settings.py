@@ -75,7 +75,8 @@ class Settings(BaseModel):
     max_batch_rows: Annotated[int, Field(ge=1)] = Field(
         default=32, description="How many rows one forward pass of a diffusion model may have."
     )
-    max_picture_pixels: Annotated[int, Field(ge=1)] = Field(
+    # Pillow decodes no picture beyond the upper limit, whatever is asked of it.
+    max_picture_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         default=100_000_000,
         description="Pictures of more pixels than this, all frames together, are refused before "
         "they are decoded.",

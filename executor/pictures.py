@@ -1,0 +1,198 @@
+"""Picture files to tensors and back.
+
+Reading takes what people have: any common format, rotated by EXIF, animated, 16-bit, with a palette
+or transparency; and refuses what is no picture, cut off, or too large before decoding it. Writing
+makes 8-bit PNGs that carry texts. Names and folders are not known here.
+"""
+
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from executor.errors import InputError, PictureError
+
+Channel: TypeAlias = Literal["alpha", "red", "green", "blue"]
+
+# Formats that are decoded here and now; others call programs (EPS) or hold drawings, not pixels.
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PNG",
+    "PPM",
+    "QOI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+
+_NO_MASK = 64  # side of the empty mask of a picture without transparency, as in ComfyUI
+# Integer and float greyscale, which "convert" would clip at 255.
+_DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
+_MOST = np.float32(255)
+_MOST_DEEP = 65535  # 16 bits; Pillow gives some 16-bit files as mode "I"
+# What Pillow raises on damaged files, beside its own errors.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """The frames of a picture file, and their opacity if it says any."""
+
+    frames: Tensor  # (B, H, W, 3), float32 in [0, 1]
+    alpha: Tensor | None  # (B, H, W), float32 in [0, 1]
+
+    @property
+    def mask(self) -> Tensor:
+        """1 where the picture is transparent; all 0 and (B, 64, 64) if it never is."""
+        if self.alpha is None:
+            return torch.zeros(self.frames.shape[0], _NO_MASK, _NO_MASK)
+        return 1 - self.alpha
+
+    def channel(self, channel: Channel) -> Tensor:
+        """One channel as a mask (B, H, W); of alpha, its complement, 0 where there is none."""
+        if channel == "alpha":
+            return torch.zeros(self.frames.shape[:3]) if self.alpha is None else 1 - self.alpha
+        return self.frames[..., ("red", "green", "blue").index(channel)].clone()
+
+
+def read(path: Path, max_pixels: int) -> Picture:
+    """All frames of a picture file that have the size of the first.
+
+    Raises PictureError if the file is not a picture, is damaged, or has more than ``max_pixels``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on what is raised here or is harmless
+        try:
+            with Image.open(path, formats=_formats()) as picture:
+                _check_size(picture, path, max_pixels)
+                frames = list(_frames(picture, path))
+        except Image.DecompressionBombError as error:
+            raise PictureError(
+                f"{path.name} has too many pixels to be decoded; {max_pixels:,} is the most"
+            ) from error
+        except UnidentifiedImageError as error:
+            raise PictureError(
+                f"{path.name} is not a picture, or of no known format; these are read: "
+                f"{', '.join(_formats())}"
+            ) from error
+        except _DAMAGE as error:
+            raise PictureError(
+                f"{path.name} is damaged or cut off ({error or type(error).__name__})"
+            ) from error
+    colours = np.stack([colour for colour, _ in frames])
+    if all(alpha is None for _, alpha in frames):
+        return Picture(torch.from_numpy(colours), None)
+    opaque = np.ones(colours.shape[1:3], np.float32)
+    alphas = np.stack([opaque if alpha is None else alpha for _, alpha in frames])
+    return Picture(torch.from_numpy(colours), torch.from_numpy(alphas))
+
+
+def write_png(
+    stream: BinaryIO, pixels: Tensor, texts: Mapping[str, Any], *, compress_level: int = 4
+) -> None:
+    """Write pixels (H, W, C), C of 1, 3 or 4, as an 8-bit PNG with ``texts`` as JSON in its chunks.
+
+    Values are cut off, not rounded, to 8 bits, as ComfyUI does. Texts whose name a PNG cannot hold
+    are left out.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"a picture has 1, 3 or 4 channels; got a tensor of shape {tuple(pixels.shape)}"
+        )
+    if pixels.isnan().any():
+        raise InputError(
+            "the picture holds values that are no numbers: a model overflowed. "
+            "Compute it in float32 or bfloat16"
+        )
+    levels = (pixels.detach().float().cpu() * 255).clamp(0, 255).to(torch.uint8).numpy()
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in texts.items():
+        if 1 <= len(name) <= 79 and name.isascii() and name.isprintable():
+            chunks.add_text(name, json.dumps(value))
+    picture = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    picture.save(stream, "PNG", pnginfo=chunks, compress_level=compress_level)
+
+
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow knows."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_size(picture: Image.Image, path: Path, max_pixels: int) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise PictureError(f"{path.name} is empty: {width}×{height} pixels")
+    count = _frame_count(picture)
+    if width * height * count > max_pixels:
+        frames = f" in {count} frames" if count > 1 else ""
+        raise PictureError(
+            f"{path.name} has {width}×{height} pixels{frames}; {max_pixels:,} in all is the most "
+            "(the setting max_picture_pixels)"
+        )
+
+
+def _frame_count(picture: Image.Image) -> int:
+    """How many frames are read: of a JPEG with further pictures (MPO), the first."""
+    return 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+
+
+def _frames(
+    picture: Image.Image, path: Path
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    """Colours (H, W, 3) and alpha (H, W) of each frame of the first one's size."""
+    stored, size = picture.size, None
+    for frame in islice(ImageSequence.Iterator(picture), _frame_count(picture)):
+        if frame.size != stored:  # a page of another size is not even decoded
+            continue
+        upright = ImageOps.exif_transpose(frame)
+        size = size or upright.size
+        if upright.mode == "I" and int(np.asarray(upright).max()) > _MOST_DEEP:
+            raise PictureError(f"{path.name} has 32-bit samples; save it with 16 or 8 bits")
+        if upright.size == size:
+            yield _colours(upright), _alpha(upright)
+
+
+def _colours(frame: Image.Image) -> NDArray[np.float32]:
+    """(H, W, 3) in [0, 1]; colours under transparency as they are stored."""
+    if frame.mode in _DEEP_GREY:
+        grey = np.asarray(frame, np.float32)
+        if frame.mode != "F":
+            grey /= _MOST_DEEP
+        return np.repeat(np.nan_to_num(grey).clip(0, 1)[..., None], 3, axis=2)
+    return np.asarray(frame.convert("RGB"), np.float32) / _MOST
+
+
+def _alpha(frame: Image.Image) -> NDArray[np.float32] | None:
+    """(H, W) in [0, 1], from an alpha channel or a transparent colour; None if there is neither."""
+    if "A" in frame.getbands():
+        return np.asarray(frame.getchannel("A"), np.float32) / _MOST
+    if "transparency" in frame.info and frame.mode not in _DEEP_GREY:
+        return np.asarray(frame.convert("RGBA").getchannel("A"), np.float32) / _MOST
+    return None
