@@ -88,9 +88,8 @@ class LatentUpscale(Node, category="latent", display_name="Upscale Latent"):
     crop: Literal["disabled", "center"] = "disabled"
 
     def run(self, ctx: Context) -> Latent:
-        from executor.resampling import resize
-
         from executor.latents import pixel_size
+        from executor.resampling import resize
 
         width, height = pixel_size(self.samples, self.width, self.height)
         resized = resize(

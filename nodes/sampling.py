@@ -18,6 +18,7 @@ SamplerName = Literal[
     "lcm",
     "ddim",
     "uni_pc",
+    "uni_pc_bh2",
 ]
 SchedulerName = Literal[
     "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal"

@@ -83,11 +83,13 @@ def brownian(x: Tensor, sigmas: Tensor, seed: int) -> Noise:
     if low == high:  # a single step, straight to 0: nobody draws
         return _none
     tree: Any = torchsde.BrownianTree(low, torch.zeros(x.shape), high, entropy=seed)
+    first, last = (round(float(sigma), 6) for sigma in (low, high))  # as the tree keeps its ends
 
     def draw(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         start, end = sorted((sigma.cpu(), sigma_next.cpu()))
         sign = 1 if sigma < sigma_next else -1
-        increment: Tensor = tree(start, end)
+        # Asked beyond its ends the tree would take them too, but not without a warning.
+        increment: Tensor = tree(max(float(start), first), min(float(end), last))
         return (increment * sign / (end - start).sqrt()).to(x.device)
 
     return draw
