@@ -5,6 +5,7 @@ watches; all that happens is told through ``emit``. A failing node harms neither
 does not depend on it.
 """
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -19,6 +20,7 @@ from executor.events import (
     Executed,
     Executing,
     Failed,
+    Failure,
     JobId,
     Outcome,
     Progress,
@@ -160,15 +162,20 @@ class Engine:
         self._end_if_over(job)
 
     def _fail(self, job: Job, node_id: NodeId, cause: Exception) -> None:
-        error = NodeError(node_id, type(job.graph.nodes[node_id]).__name__, cause)
-        error.__cause__ = cause
-        job.failed(node_id, error, self.cache)
-        self.emit(Failed(job.id, node_id, error))
+        class_type = type(job.graph.nodes[node_id]).__name__
+        failure = Failure(
+            class_type,
+            str(NodeError(node_id, class_type, cause)),
+            type(cause).__name__,
+            tuple(traceback.format_exception(cause)),
+        )
+        job.failed(node_id, failure, self.cache)
+        self.emit(Failed(job.id, node_id, failure))
         self._end_if_over(job)
 
     def _end_if_over(self, job: Job) -> None:
         if job.is_over and self.jobs.pop(job.id, None):
-            self.emit(Ended(job.id, Outcome.FAILED if job.errors else Outcome.SUCCEEDED))
+            self.emit(Ended(job.id, Outcome.FAILED if job.failures else Outcome.SUCCEEDED))
 
     def _tell_progress(self, run: NodeRun, before: Eval | None) -> None:
         """Tell when a run has come a step further."""

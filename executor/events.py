@@ -65,12 +65,25 @@ class Executed:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a node run failed, as plain text that can cross to another process."""
+
+    class_type: str
+    message: str  # with the node's class and id
+    exception_type: str
+    traceback: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A node run failed; what does not depend on it goes on."""
 
     job_id: JobId
     node_id: NodeId
-    error: Exception
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)

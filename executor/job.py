@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from executor.cache import Cache, Outputs
 from executor.errors import InputError
+from executor.events import Failure
 from executor.graph import Graph, Key
 from executor.node import Link, Node, NodeId
 from executor.steps import Eval
@@ -31,7 +32,7 @@ class Job:
     graph: Graph
     prompt: Mapping[str, Any] = field(default_factory=dict[str, Any])
     extra_pnginfo: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    errors: dict[NodeId, Exception] = field(default_factory=dict[NodeId, Exception])
+    failures: dict[NodeId, Failure] = field(default_factory=dict[NodeId, Failure])
     _missing: dict[NodeId, set[NodeId]] = field(default_factory=dict[NodeId, "set[NodeId]"])
     _waiting_users: dict[NodeId, int] = field(default_factory=dict[NodeId, int])
 
@@ -90,9 +91,9 @@ class Job:
                     ready.append(user)
         return ready
 
-    def failed(self, node_id: NodeId, error: Exception, cache: Cache) -> None:
+    def failed(self, node_id: NodeId, failure: Failure, cache: Cache) -> None:
         """Strike a node that failed, and all that depends on it; the rest goes on."""
-        self.errors[node_id] = error
+        self.failures[node_id] = failure
         todo = [node_id]
         while todo:
             lost = todo.pop()

@@ -205,7 +205,7 @@ def test_a_failing_node_stops_what_needs_it_and_nothing_else(bench):
     bench.run(prompt, SUM)
     (failed,) = bench.told(Failed)
     assert failed.node_id == "1"
-    assert str(failed.error) == "ToyFail (node 1): it had to be"
+    assert str(failed.failure) == "ToyFail (node 1): it had to be"
     outcomes = {event.job_id: event.outcome for event in bench.told(Ended)}
     assert outcomes == {"job 1": Outcome.FAILED, "job 2": Outcome.SUCCEEDED}
     assert nodes_of(bench.told(Executed, "job 1")) == ["4"]
@@ -221,7 +221,7 @@ def test_what_failed_is_not_cached(bench):
 def test_a_node_that_returns_something_else_than_it_says_fails(bench):
     bench.run({"1": {"class_type": "ToyLiar", "inputs": {}}, "2": sink(["1", 0])})
     (failed,) = bench.told(Failed)
-    assert "run must return INT, but returned NoneType" in str(failed.error)
+    assert "run must return INT, but returned NoneType" in str(failed.failure)
 
 
 def test_a_value_that_does_not_fit_fails_the_node_that_it_reaches(bench):
@@ -229,7 +229,7 @@ def test_a_value_that_does_not_fit_fails_the_node_that_it_reaches(bench):
     bench.run(prompt | {"3": sink(["2", 1])})
     (failed,) = bench.told(Failed)
     assert failed.node_id == "2"
-    assert "by" in str(failed.error)
+    assert "by" in str(failed.failure)
 
 
 def test_an_error_in_a_batch_stays_with_those_that_cannot_run_alone(bench):
@@ -247,7 +247,7 @@ def test_an_error_of_the_model_reaches_the_node_that_asked(bench):
     bench.run(sample(model="wrong"), SUM)
     (failed,) = bench.told(Failed)
     assert failed.node_id == "2"
-    assert "RuntimeError" in str(failed.error)
+    assert "RuntimeError" in str(failed.failure)
     assert bench.told(Ended, "job 2")[0].outcome is Outcome.SUCCEEDED
 
 

@@ -9,7 +9,7 @@ from executor.cli.progress import Bars
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.context import SavedFile
 from executor.errors import PathError, Problem, WorkflowError
-from executor.events import Cached, Ended, Event, Executed, Failed, Outcome
+from executor.events import Cached, Ended, Event, Executed, Failed, Failure, Outcome
 from executor.graph import Graph, check
 from executor.node import NodeId
 from executor.paths import Folders
@@ -56,7 +56,7 @@ class _Record:
     def __init__(self, graph: Graph, folders: Folders) -> None:
         self.graph, self.folders = graph, folders
         self.files: list[tuple[NodeId, SavedFile]] = []
-        self.failures: dict[NodeId, Exception] = {}
+        self.failures: dict[NodeId, Failure] = {}
         self.cached: tuple[NodeId, ...] = ()
         self.outcome = Outcome.CANCELLED  # until it is told otherwise
 
@@ -66,8 +66,8 @@ class _Record:
                 self.files += [(node_id, saved) for saved in files]
             case Cached(node_ids=node_ids):
                 self.cached = node_ids
-            case Failed(node_id=node_id, error=error):
-                self.failures[node_id] = error
+            case Failed(node_id=node_id, failure=failure):
+                self.failures[node_id] = failure
             case Ended(outcome=outcome):
                 self.outcome = outcome
             case _:
