@@ -141,7 +141,10 @@ class _Check:
             self.dag.add_edges_from(
                 (link[0], node_id)
                 for link in given.values()
-                if isinstance(link, list) and link and link[0] in self.prompt
+                if isinstance(link, list)
+                and link
+                and isinstance(link[0], str)
+                and link[0] in self.prompt
             )
             return
         known = cls.inputs()

@@ -6,7 +6,8 @@ from typing import Any
 from executor.cli import Exit
 from executor.cli.terminal import say, say_json, say_table
 from executor.errors import ModelFileError, PathError, nearest
-from executor.models.detect import FOLDER_OF, Kind, ModelFile, inspect
+from executor.models.detect import inspect
+from executor.models.model_file import FOLDER_OF, ModelFile
 from executor.paths import MODEL_FOLDERS, Folders
 from executor.settings import Settings
 
@@ -91,7 +92,7 @@ def _listed(folder: str, name: str, folders: Folders) -> dict[str, Any]:
 def _as_object(found: ModelFile) -> dict[str, Any]:
     return {
         "path": str(found.path),
-        "kind": Kind(found.kind).name.lower(),
+        "kind": found.kind.name.lower(),
         "family": found.family.name if found.family else None,
         "architecture": found.architecture or None,
         "is_supported": found.family is not None and found.family.is_supported,
