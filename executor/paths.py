@@ -16,7 +16,9 @@ from typing import Literal
 from executor.errors import PathError, nearest
 from executor.settings import Settings
 
-SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models"
+_SHIPPED = Path(__file__).resolve().parent.parent
+SHIPPED_MODELS = _SHIPPED / "models"
+SHIPPED_INPUTS = _SHIPPED / "workflows" / "input"  # what the example workflows load
 
 # Where each kind of model may lie below a models root; some have had two names.
 MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -109,6 +111,7 @@ class Folders:
         for place in PLACES:
             chosen: Path | None = getattr(settings, f"{place}_directory")
             directories[place] = ((chosen or base / place).absolute(),)
+        directories["input"] += (SHIPPED_INPUTS,)  # behind the user's own
         directories["latents"] = directories["input"]
         self._base = base
         self.directories: Mapping[str, tuple[Path, ...]] = directories
