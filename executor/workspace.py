@@ -4,7 +4,6 @@ A ``Workspace`` is built once from the settings and gives each node run its ``Co
 torch and the model code are imported when a node first asks for them.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -22,10 +21,11 @@ from executor.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from executor.devices import Devices
     from executor.models.library import Library
 
-# Of all memory, what results for later runs may take unless the settings say how much: a quarter
-# leaves room for the models in use and what they compute with.
+# Of the free memory, what results for later runs may take unless the settings say how much: a
+# quarter leaves room for the models in use and what they compute with.
 _CACHE_SHARE = 0.25
 
 
@@ -38,29 +38,37 @@ class Workspace:
         self.clock = clock
 
     @cached_property
+    def devices(self) -> "Devices":
+        """What this process computes on. Raises SettingsError for a device that is not there."""
+        from executor.devices import Devices
+
+        return Devices.choose(self.settings.device, self.settings.dtype)
+
+    @property
     def device(self) -> "torch.device":
         """Where models run and tensors are."""
-        import torch
-
-        chosen = self.settings.device
-        if chosen == "auto":
-            chosen = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(chosen)
+        return self.devices.device
 
     @cached_property
     def library(self) -> "Library":
         """The models loaded so far."""
         from executor.models.library import Library
 
-        return Library(self.device, self.settings.dtype)
+        return Library(self.devices)
 
     def new_cache(self) -> Cache:
         """A cache for this device, with the budgets of the settings."""
+        import torch
+
+        from executor.devices import free_bytes
+
         on_device, on_host = self.settings.device_cache_bytes, self.settings.host_cache_bytes
         if on_device is None:
-            on_device = int(_memory_bytes(self.device) * _CACHE_SHARE)
+            on_device = int(self.devices.free_bytes() * _CACHE_SHARE)
         if on_host is None:
-            on_host = int(_memory_bytes(None) * _CACHE_SHARE)
+            # A CPU's memory is the host's: what had to leave the one has no place in the other.
+            is_host = self.device.type == "cpu"
+            on_host = 0 if is_host else int(free_bytes(torch.device("cpu")) * _CACHE_SHARE)
         return Cache(self.device, on_device, on_host)
 
     def context(
@@ -151,14 +159,3 @@ class NodeContext:
         if self._collect is not None:
             self._collect(saved)
         return saved
-
-
-def _memory_bytes(device: "torch.device | None") -> int:
-    """How much memory a device has; None is the host."""
-    if device is not None and device.type == "cuda":
-        import torch
-
-        return torch.cuda.get_device_properties(device).total_memory
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 8 << 30  # a system that does not say (Windows)
