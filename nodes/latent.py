@@ -6,6 +6,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 from pydantic import Field
 
 from executor import Context, FileChoice, Image, Latent, Mask, Node, Vae, Widget
+from nodes.output import FilenamePrefix
 
 Side = Annotated[int, Field(ge=16, le=16384), Widget({"step": 8})]
 SideOrZero = Annotated[int, Field(ge=0, le=16384), Widget({"step": 8})]
@@ -165,7 +166,7 @@ class SaveLatent(Node, category="latent/file", is_output=True, display_name="Sav
     """Keep latents in a file, with the workflow that made them."""
 
     samples: Latent
-    filename_prefix: str = "latents/ComfyUI"
+    filename_prefix: FilenamePrefix = "latents/ComfyUI"
 
     def run(self, ctx: Context) -> None:
         from executor.latent_file import SUFFIX, to_bytes
