@@ -175,11 +175,8 @@ class Folders:
 
     def _inside(self, directory: Path, path: Path) -> Path | None:
         """Where a path really leads, or None if nothing is there."""
-        try:
-            found = path.resolve(strict=True)
-        except (OSError, RuntimeError):  # nothing there, no permission, a loop of links
-            return None
-        if not found.is_relative_to(directory.resolve()):
+        found = _resolved(path)
+        if found and not found.is_relative_to(directory.resolve()):
             name = path.relative_to(directory).as_posix()
             raise PathError(
                 f"{_shown(name)} is a link that leads out of {self._relative(directory)}; "
@@ -192,22 +189,24 @@ class Folders:
 
     def _walk(self, directory: Path, folder: str) -> Iterator[Path]:
         """Files below a directory that ``find`` would find; hidden ones are left out."""
-        waiting, seen = [directory], set[Path]()
+        top, waiting, seen = directory.resolve(), [directory], set[Path]()
         while waiting:
             current = waiting.pop()
-            try:
-                entries = sorted(current.iterdir())
-                real = current.resolve()
-            except OSError:  # not there, or not ours to read
-                continue
-            if real in seen:  # a link that leads back
+            real = _resolved(current)
+            if real is None or real in seen:  # not there, or a link that leads back
                 continue
             seen.add(real)
+            try:
+                entries = list(current.iterdir())
+            except OSError:  # not ours to read
+                continue
             for path in entries:
                 if path.name.startswith("."):
                     continue
-                if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
-                    continue
+                if path.is_symlink():
+                    found = _resolved(path)
+                    if found is None or not found.is_relative_to(top):
+                        continue
                 if path.is_file() or (path.is_dir() and self._is_folder_model(folder, path)):
                     yield path
                 elif path.is_dir():
@@ -218,6 +217,14 @@ class Folders:
         if directory.is_relative_to(self._base):
             return directory.relative_to(self._base).as_posix()
         return directory.as_posix()
+
+
+def _resolved(path: Path) -> Path | None:
+    """Where a path really leads; None if nothing is there, or not for us."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        return None
 
 
 def _shown(name: str) -> str:

@@ -1,0 +1,80 @@
+"""Settings: from the environment, with all mistakes at once."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from executor.errors import SettingsError
+from executor.settings import Settings
+
+
+def test_every_setting_can_be_set_in_the_environment() -> None:
+    environ = {
+        "WEFT_BASE_DIRECTORY": "/somewhere",
+        "WEFT_MODEL_DIRECTORIES": os.pathsep.join(["/a", "/b"]),
+        "WEFT_INPUT_DIRECTORY": "/in",
+        "WEFT_OUTPUT_DIRECTORY": "/out",
+        "WEFT_TEMP_DIRECTORY": "/temp",
+        "WEFT_DEVICE": "cuda:1",
+        "WEFT_DTYPE": "bfloat16",
+        "WEFT_ANCESTRAL_SEED_OFFSET": "0",
+        "WEFT_DEVICE_CACHE_BYTES": "4GiB",
+        "WEFT_HOST_CACHE_BYTES": "1000",
+        "WEFT_MAX_BATCH_ROWS": "8",
+        "WEFT_MAX_PICTURE_PIXELS": "1000",
+    }
+    assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
+    assert Settings.from_environment(environ) == Settings(
+        base_directory=Path("/somewhere"),
+        model_directories=(Path("/a"), Path("/b")),
+        input_directory=Path("/in"),
+        output_directory=Path("/out"),
+        temp_directory=Path("/temp"),
+        device="cuda:1",
+        dtype="bfloat16",
+        ancestral_seed_offset=0,
+        device_cache_bytes=4 * 2**30,  # pyright: ignore[reportArgumentType]
+        host_cache_bytes=1000,  # pyright: ignore[reportArgumentType]
+        max_batch_rows=8,
+        max_picture_pixels=1000,
+    )
+
+
+def test_every_setting_says_what_it_is_and_has_a_default() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert not field.is_required(), name
+
+
+def test_what_is_given_wins_over_the_environment() -> None:
+    settings = Settings.from_environment({"WEFT_DEVICE": "cuda"}, device="cpu")
+    assert settings.device == "cpu"
+
+
+def test_a_variable_set_to_nothing_is_not_set() -> None:
+    assert Settings.from_environment({"WEFT_DEVICE": ""}).device == "auto"
+
+
+def test_other_variables_are_none_of_its_business() -> None:
+    assert Settings.from_environment({"HOME": "/x", "WEFTY": "1"}) == Settings()
+
+
+def test_all_mistakes_are_told_at_once_by_the_variables_that_hold_them() -> None:
+    environ = {"WEFT_DEVCE": "cpu", "WEFT_DTYPE": "int8", "WEFT_MAX_BATCH_ROWS": "0"}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environ, ancestral_seed_offset=-1)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("WEFT_DEVCE is no setting; did you mean 'WEFT_DEVICE'")
+    assert any(line.startswith("WEFT_DTYPE: ") and "'int8'" in line for line in lines)
+    assert any(line.startswith("WEFT_MAX_BATCH_ROWS: ") for line in lines)
+    assert any(line.startswith("ancestral_seed_offset: ") for line in lines)
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.device = "cpu"  # pyright: ignore[reportAttributeAccessIssue]
