@@ -88,6 +88,22 @@ def test_a_picture_runs_again_as_the_workflow_that_it_carries(
     assert size("output/red_00002_.png") == (40, 16)
 
 
+def test_the_editors_graph_is_kept_only_while_it_tells_of_the_same_picture(folder: Path) -> None:
+    from PIL import Image, PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("prompt", json.dumps(picture()))
+    chunks.add_text("workflow", json.dumps({"nodes": [], "links": []}))
+    Image.new("RGB", (8, 8)).save("made.png", pnginfo=chunks)
+    for words, kept in (([], {"prompt", "workflow"}), (["--set", "1.width=24"], {"prompt"})):
+        assert main(["run", "made.png", "-o", "out", *words]) == 0
+        newest = max(Path("out").iterdir())
+        with Image.open(newest) as saved:
+            assert set(saved.info) & {"prompt", "workflow"} == kept
+            told = json.loads(saved.info["prompt"])
+        assert told["1"]["inputs"]["width"] == size(str(newest))[0]
+
+
 def test_a_seed_goes_to_every_seed_input() -> None:
     import nodes
     from executor.cli.workflow_file import changed

@@ -39,7 +39,10 @@ def run(
     if not as_json:
         for warning in checked.warnings:
             complain(f"warning: {warning}")
-    record = _drive(workspace, checked.graph, prompt, file.extra_pnginfo)
+    extra = file.extra_pnginfo
+    if changes or seed is not None:  # the editor's graph would tell of another picture
+        extra = {name: value for name, value in extra.items() if name != "workflow"}
+    record = _drive(workspace, checked.graph, prompt, extra)
     if as_json:
         say_json(record.as_object(checked.warnings))
     else:
