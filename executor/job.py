@@ -117,7 +117,8 @@ class Job:
                 self._waiting_users[source] -= 1
                 if not self._waiting_users[source]:
                     del self._waiting_users[source]
-                    cache.unpin(self.graph.keys[source])
+                    if source not in self._missing:  # it has run, so its outputs were pinned
+                        cache.unpin(self.graph.keys[source])
 
     @property
     def is_over(self) -> bool:

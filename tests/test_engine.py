@@ -211,6 +211,18 @@ def test_a_failing_node_stops_what_needs_it_and_nothing_else(bench):
     assert nodes_of(bench.told(Executed, "job 1")) == ["4"]
 
 
+def test_a_failure_beside_a_node_that_has_not_run_yet_unpins_nothing(bench):
+    prompt = {
+        "1": {"class_type": "ToyFail", "inputs": {"a": 1}},
+        "2": number(2),
+        "3": add(["1", 0], ["2", 0]),
+        "4": sink(["3", 0]),
+    }
+    bench.run(prompt)
+    assert nodes_of(bench.told(Failed)) == ["1"]
+    assert [event.outcome for event in bench.told(Ended)] == [Outcome.FAILED]
+
+
 def test_what_failed_is_not_cached(bench):
     prompt = {"1": {"class_type": "ToyFail", "inputs": {}}, "2": sink(["1", 0])}
     bench.run(prompt)
