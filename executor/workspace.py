@@ -6,7 +6,7 @@ torch and the model code are imported when a node first asks for them.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -54,7 +54,7 @@ class Workspace:
         """The models loaded so far."""
         from executor.models.library import Library
 
-        return Library(self.devices)
+        return Library(self.devices, partial(self.folders.find, "embeddings"))
 
     def new_cache(self) -> Cache:
         """A cache for this device, with the budgets of the settings."""
@@ -132,11 +132,13 @@ class NodeContext:
 
     def load_checkpoint(self, name: str) -> Checkpoint:
         """Load from the folder ``checkpoints``, or take what was loaded before."""
-        return self._workspace.library.checkpoint(self.find("checkpoints", name))
+        path = self.find("checkpoints", name)
+        return self._workspace.library.checkpoint(path)
 
     def load_vae(self, name: str) -> Autoencoder:
         """Load from the folder ``vae``, or take what was loaded before."""
-        return self._workspace.library.vae(self.find("vae", name))
+        path = self.find("vae", name)
+        return self._workspace.library.vae(path)
 
     def save(
         self,
