@@ -9,7 +9,7 @@ from executor.cli.progress import Bars
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.context import SavedFile
 from executor.errors import PathError, Problem, WorkflowError
-from executor.events import Cached, Ended, Event, Executed, Failed, Failure, Outcome
+from executor.events import Ended, Event, Executed, Failed, Failure, Outcome
 from executor.graph import Graph, check
 from executor.node import NodeId
 from executor.paths import Folders
@@ -48,27 +48,24 @@ def run(
     else:
         for _, saved in record.files:
             say(_path(saved, workspace.folders))
-        for error in record.failures.values():
-            complain(f"error: {error}")
+        for failure in record.failures.values():
+            complain(f"error: {failure.message}")
     return _EXITS[record.outcome]
 
 
 class _Record:
     """What happened to the job, as far as its user wants to know it afterwards."""
 
-    def __init__(self, graph: Graph, folders: Folders) -> None:
-        self.graph, self.folders = graph, folders
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
         self.files: list[tuple[NodeId, SavedFile]] = []
         self.failures: dict[NodeId, Failure] = {}
-        self.cached: tuple[NodeId, ...] = ()
         self.outcome = Outcome.CANCELLED  # until it is told otherwise
 
     def __call__(self, event: Event) -> None:
         match event:
             case Executed(node_id=node_id, files=files):
                 self.files += [(node_id, saved) for saved in files]
-            case Cached(node_ids=node_ids):
-                self.cached = node_ids
             case Failed(node_id=node_id, failure=failure):
                 self.failures[node_id] = failure
             case Ended(outcome=outcome):
@@ -90,7 +87,13 @@ class _Record:
                 for node_id, saved in self.files
             ],
             "errors": [
-                {"message": str(error), "node": node_id} for node_id, error in self.failures.items()
+                {
+                    "message": failure.message,
+                    "node": node_id,
+                    "class": failure.class_type,
+                    "traceback": list(failure.traceback),
+                }
+                for node_id, failure in self.failures.items()
             ],
             "warnings": [as_object(warning) for warning in warnings],
         }
@@ -100,7 +103,7 @@ def _drive(
     workspace: Workspace, graph: Graph, prompt: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> _Record:
     """Run one job to its end, or until the user interrupts it."""
-    record = _Record(graph, workspace.folders)
+    record = _Record(workspace.folders)
     with Bars(graph) as bars:
         from executor.engine import Engine  # here, so that the bars are up while torch loads
         from executor.job import Job
