@@ -28,6 +28,7 @@ from executor.events import (
 )
 from executor.graph import Key
 from executor.job import Job, NodeRun, bind
+from executor.meter import Meter
 from executor.node import NodeId
 from executor.steps import Eval
 from executor.workspace import Workspace
@@ -47,6 +48,7 @@ class Engine:
         self.workspace, self.emit = workspace, emit
         self.cache = cache or workspace.new_cache()
         self.jobs: dict[JobId, Job] = {}
+        self.meter = Meter()
         self._runs: dict[Key, NodeRun] = {}
         self._starting: deque[tuple[Job, NodeId]] = deque()
         self._ready: deque[tuple[NodeRun, Answer]] = deque()
@@ -59,6 +61,8 @@ class Engine:
         self.emit(Started(job.id))
         ready = job.begin(self.cache)
         spared = job.spared
+        self.meter.hits += len(spared)
+        self.meter.misses += len(job.graph.nodes) - len(spared)
         if spared:
             self.emit(Cached(job.id, spared))
         for node_id in job.graph.outputs:
@@ -100,6 +104,7 @@ class Engine:
                     self._resume(*self._ready.popleft())
             batch = self._next_batch()
             if batch:
+                self.meter.batches[sum(len(run.wants.x) for run in batch if run.wants)] += 1
                 began = perf_counter()
                 answers = self._evaluate([run.wants for run in batch if run.wants])
                 share = (perf_counter() - began) / len(batch)
@@ -150,6 +155,8 @@ class Engine:
             self._waiting.append(run)
             return
         del self._runs[run.key]
+        self.meter.node_runs[type(run.node).__name__] += 1
+        self.meter.node_seconds[type(run.node).__name__] += run.seconds
         pins = sum(job.pins(node_id) for job, node_id in run.members)
         self.cache.put(run.key, outputs, run.seconds, pins)
         for job, node_id in run.members:
@@ -206,24 +213,21 @@ class Engine:
 
     def _evaluate(self, requests: Sequence[Eval]) -> Sequence[Answer]:
         """Answer compatible requests with one forward pass, or with several if that one fails."""
-        import torch
-
+        from executor.devices import is_out_of_memory
         from executor.sampling.forward import evaluate
 
         try:
             return evaluate(requests)
-        except torch.OutOfMemoryError as error:
-            cause: Exception = error
-            if self._free_memory():
-                return self._evaluate(requests)
         except Exception as error:  # one request's failure is not the others': the batch's door
             cause = error
+        if is_out_of_memory(cause) and self.free_memory():
+            return self._evaluate(requests)
         if len(requests) == 1:
             return [cause]
         half = len(requests) // 2
         return [*self._evaluate(requests[:half]), *self._evaluate(requests[half:])]
 
-    def _free_memory(self) -> bool:
+    def free_memory(self) -> bool:
         """Forget cached outputs that no running job has planned on. False if there are none."""
         import torch
 
