@@ -10,6 +10,7 @@ import pytest
 
 from executor.context import Context, SavedFile
 from executor.errors import PathError, SettingsError
+from executor.models.library import Library  # seconds, which are on no test's clock here
 from executor.settings import Settings
 from executor.workspace import Workspace
 
@@ -72,6 +73,7 @@ def test_models_that_are_not_there_are_told_before_any_is_loaded(workspace: Work
 def test_a_model_is_loaded_once(workspace: Workspace) -> None:
     first = workspace.context().load_checkpoint("weft-tiny.safetensors")
     second = workspace.context().load_checkpoint("weft-tiny.safetensors")
+    assert isinstance(workspace.library, Library)
     assert all(a is b for a, b in zip(first, second, strict=True))
 
 
