@@ -1,0 +1,1 @@
+"""How the tiny Stable Diffusion in ``models/checkpoints/weft-tiny.safetensors`` was made."""

@@ -1,0 +1,196 @@
+"""Trains the tiny U-Net and text encoder together, on the latents that encode.py wrote.
+
+The loss is the error of the predicted noise, weighted by min(1 / alpha, 20): much noise counts
+most, because that is where the caption decides. Timesteps are drawn more often where they weigh
+more, and evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1).
+10 % of captions are empty, for guidance; 8 % get words that mean nothing, so that "masterpiece,
+best quality" does no harm.
+
+    python -m models.weft_tiny.train build/weft_tiny build/weft_tiny/denoiser.pt --steps 5000
+"""
+
+import argparse
+import logging
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.weft_tiny.denoiser import (
+    Denoiser,
+    alphas_cumprod,
+    load_checkpoint,
+    start_residuals_at_zero,
+)
+from models.weft_tiny.encode import latents_path
+from models.weft_tiny.training import Learner, cosine, launch, seeded
+from models.weft_tiny.words import (
+    END,
+    LENGTH,
+    START,
+    known_tokens,
+    renumbered,
+    token_ids,
+)
+
+logger = logging.getLogger(__name__)
+
+# How often a step is on pictures of a size. A batch has as many latent cells at every size.
+SIDES = {128: 0.76, 192: 0.14, 256: 0.10}
+LARGEST_WEIGHT = 20.0
+# Power of a timestep's weight that goes into its chance; the rest stays in the loss.
+DRAWN_BY_WEIGHT = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the command line says."""
+
+    folder: Path
+    state: Path
+    start: Path | None
+    steps: int
+    processes: int
+    batch: int
+    adam_rate: float
+    muon_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Latents (N, 4, h, w) of one size and their captions' numbers (N, 77)."""
+
+    latents: Tensor
+    ids: Tensor
+
+
+def load_examples(folder: Path) -> tuple[dict[int, Examples], list[int]]:
+    """The examples by size, and the tokens that occur in them."""
+    files = {side: torch.load(latents_path(folder, side), weights_only=True) for side in SIDES}
+    ids = {side: token_ids(file["captions"]) for side, file in files.items()}
+    known = known_tokens(torch.cat(list(ids.values())))
+    examples = {
+        side: Examples(file["latents"], renumbered(ids[side], known))
+        for side, file in files.items()
+    }
+    return examples, known
+
+
+def blurred(ids: Tensor, known: list[int], rng: random.Random) -> Tensor:
+    """The captions, some of them emptied and some with other words before or after them."""
+    start, end, other = known.index(START), known.index(END), len(known)
+    ids = ids.clone()
+    for row in ids:
+        draw = rng.random()
+        if draw < 0.10:
+            row[0], row[1:] = start, end
+        elif draw < 0.18:
+            count, length = rng.randint(1, 4), int((row == end).nonzero()[0])
+            if length + count >= LENGTH:
+                continue
+            words = row[1:length].tolist()
+            junk = [other] * count
+            words = junk + words if rng.random() < 0.5 else words + junk
+            row[1 : 1 + len(words)] = torch.tensor(words)
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Timesteps:
+    """Which timesteps are drawn how often, and what weight each then has."""
+
+    cumulative: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, alphas: Tensor) -> "Timesteps":
+        wanted = (1 / alphas).clamp(max=LARGEST_WEIGHT).double()
+        chances = wanted**DRAWN_BY_WEIGHT
+        chances /= chances.sum()
+        weights = wanted / chances
+        return cls(chances.cumsum(0), (weights / (weights * chances).sum()).float())
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """As many timesteps, one from each equal share of the chances."""
+        shares = (
+            torch.arange(count) + torch.rand(count, generator=rng, dtype=torch.double)
+        ) / count
+        return torch.searchsorted(self.cumulative, shares).clamp(max=999)
+
+
+def is_hidden(name: str, weight: nn.Parameter) -> bool:
+    """Whether Muon trains a weight."""
+    outer = ("embedding", "conv_in", "conv_out")
+    return weight.ndim >= 2 and not any(part in name for part in outer)
+
+
+def work(rank: int, plan: Plan) -> None:
+    """One process of the training."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(0)
+    examples, known = load_examples(plan.folder)
+    denoiser = Denoiser(len(known) + 1)
+    start_residuals_at_zero(denoiser)
+    if plan.start:
+        load_checkpoint(denoiser, plan.start, known)
+    learner = Learner(
+        denoiser,
+        is_hidden,
+        adam_rate=plan.adam_rate,
+        muon_rate=plan.muon_rate,
+        decay=0.998,
+        clip=2.0,
+    )
+    if plan.state.exists():
+        learner.resume(plan.state)
+    alphas = alphas_cumprod()
+    schedule = Timesteps.of(alphas)
+    quarters = np.zeros((4, 2))  # sum and count of the plain error, by quarter of the timesteps
+    since = time.monotonic()
+    while learner.step < plan.steps:
+        step = learner.step
+        (side,) = random.Random(step).choices(list(SIDES), weights=list(SIDES.values()))
+        size = plan.batch * 128**2 // side**2
+        rng = seeded(step, rank)
+        chosen = torch.randint(len(examples[side].ids), (size,), generator=rng)
+        latents = examples[side].latents[chosen].float()
+        ids = blurred(examples[side].ids[chosen], known, random.Random(f"{step} {rank}"))
+        timesteps = schedule.draw(size, rng)
+        noise = torch.randn(latents.shape, generator=rng)
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        predicted = denoiser(noisy, timesteps, denoiser.context(ids))
+        errors = (predicted - noise).square().mean((1, 2, 3))
+        learner.learn((errors * schedule.weights[timesteps]).mean(), cosine(step, plan.steps))
+        for quarter, error in zip((timesteps // 250).tolist(), errors.tolist(), strict=True):
+            quarters[quarter] += error, 1
+        if rank == 0 and learner.step % 50 == 0:
+            means = (quarters[:, 0] / quarters[:, 1].clip(1)).round(4).tolist()
+            seconds = (time.monotonic() - since) / 50
+            logger.info("%d errors %s, %.2f s a step", learner.step, means, seconds)
+            quarters[:], since = 0, time.monotonic()
+        if rank == 0 and (learner.step % 100 == 0 or learner.step == plan.steps):
+            learner.save(plan.state, known=known)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the tiny U-Net and text encoder.")
+    parser.add_argument("folder", type=Path, help="where encode.py put the latents")
+    parser.add_argument("state", type=Path, help="where the run is kept; goes on if it is there")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--steps", type=int, default=5000, help="may be changed on going on")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=48, help="128 px pictures a process and step")
+    parser.add_argument("--adam-rate", type=float, default=1e-3)
+    parser.add_argument("--muon-rate", type=float, default=0.005)
+    plan = Plan(**vars(parser.parse_args()))
+    plan.state.parent.mkdir(parents=True, exist_ok=True)
+    launch(work, plan.processes, plan)
+
+
+if __name__ == "__main__":
+    main()
