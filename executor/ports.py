@@ -101,7 +101,10 @@ class Cond:
 class NoiseSchedule(Protocol):
     """How much noise there is at each training timestep of a model."""
 
-    sigmas: Tensor  # (1000,) float32, rising
+    @property
+    def sigmas(self) -> Tensor:
+        """Rising, (1000,) float32."""
+        ...
 
     @property
     def sigma_min(self) -> float: ...

@@ -1,0 +1,156 @@
+"""Where models are and in which precision they compute, and what is done when memory runs out.
+
+Only this module decides it. On a CPU everything is float32, whatever a file holds: half precision
+is slower there and not exact. On a GPU diffusion models keep half precision, text encoders compute
+in float32 (they are small, and what they say enters every step), and autoencoders in bfloat16,
+whose range does not overflow.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from executor.errors import InputError, SettingsError
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SHARE = 0.7  # of the free memory that a batch may count on; the rest is for whatever else runs
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The device that this process computes on, and the precision of each kind of network."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None  # of diffusion models, where the user has said one
+
+    @classmethod
+    def choose(cls, device: str = "auto", dtype: str = "auto") -> "Devices":
+        """From the settings of these names. Raises SettingsError for a device that is not there."""
+        if device == "auto":
+            device = (
+                "cuda"
+                if torch.cuda.is_available()
+                else "mps"
+                if torch.backends.mps.is_available()
+                else "cpu"
+            )
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise SettingsError(
+                f"device: {device} is not there; this PyTorch ({torch.__version__}) sees "
+                f"{torch.cuda.device_count()} CUDA devices; use auto or cpu"
+            )
+        if chosen.type == "mps" and not torch.backends.mps.is_available():
+            raise SettingsError("device: mps is not there; use auto or cpu")
+        return cls(chosen, _DTYPES.get(dtype))
+
+    def unet_dtype(self, stored: torch.dtype) -> torch.dtype:
+        """What a diffusion model computes in whose file holds ``stored``."""
+        if self.dtype is not None:
+            return self.dtype
+        if self.device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if stored == torch.bfloat16 else torch.float16
+
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """What text encoders compute in."""
+        return torch.float32
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """What autoencoders compute in."""
+        has_bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How convolution weights lie in memory; tensor cores read them channels last."""
+        return torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+
+    def free_bytes(self) -> int:
+        """Memory that is free on the device, as far as one can know."""
+        return free_bytes(self.device)
+
+    def total_bytes(self) -> int:
+        """All memory of the device."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # as for free_bytes
+            return 8 << 30
+
+    def used_bytes(self) -> int:
+        """What this process' tensors take on the device; not known of a CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device, as far as one can know."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such call on Windows, no such name on macOS
+        return 4 << 30
+
+
+def in_batches(
+    rows: Tensor, compute: Callable[[Tensor], Tensor], *, row_bytes: int, what: str
+) -> Tensor:
+    """``compute`` over the rows of a batch, as many at once as memory allows.
+
+    Begins with what should fit if a row needs ``row_bytes``; when memory runs out nevertheless,
+    goes on with half as many. ``what`` completes "out of memory …" in the log and in the error.
+    Raises InputError if there is not memory enough for one row.
+    """
+    fits = int(free_bytes(rows.device) * _SHARE) // max(1, row_bytes)
+    at_once = max(1, min(len(rows), fits))
+    if at_once < len(rows):
+        log.info("%s: %d of %d at once, which is what memory allows", what, at_once, len(rows))
+    done: list[Tensor] = []
+    at = 0
+    while at < len(rows):
+        result = _unless_out_of_memory(compute, rows[at : at + at_once])
+        if isinstance(result, Tensor):
+            done.append(result)
+            at += at_once
+        elif at_once == 1:
+            raise InputError(
+                f"out of memory {what}, one at a time; it takes about {row_bytes / 2**30:.1f} GiB. "
+                "Use a smaller picture"
+            ) from result
+        else:
+            at_once //= 2
+            log.warning("out of memory %s; going on with %d at once", what, at_once)
+        if rows.device.type == "cuda" and not isinstance(result, Tensor):
+            torch.cuda.empty_cache()
+    return torch.cat(done)
+
+
+def _unless_out_of_memory(
+    compute: Callable[[Tensor], Tensor], rows: Tensor
+) -> Tensor | RuntimeError:
+    """The result, or the error that says that memory ran out, without its traceback's tensors."""
+    try:
+        return compute(rows)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return error.with_traceback(None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's or the host's memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,277 @@
+"""Model files become networks: memory-mapped, onto modules built without storage, or not at all.
+
+A tensor goes from the mapped file to its device and precision in one step; where neither changes,
+it stays a view of the file (so replace a file by renaming another over it, never in place).
+Everything is checked against the header before a weight is read. No network access, ever.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from executor.context import Checkpoint
+from executor.devices import Devices
+from executor.errors import ModelFileError
+from executor.models import configs, detect, layout, tokenizer
+from executor.models.families import Family, supported_titles
+from executor.models.header import Header
+from executor.models.model_file import FOLDER_OF, Kind, ModelFile
+from executor.models.text import ClipText, FindEmbedding, no_embeddings
+from executor.models.unet import UNet
+from executor.models.vae import Autoencoder, MissingAutoencoder
+from executor.sampling.schedules import DiscreteSchedule
+
+M = TypeVar("M", bound=nn.Module)
+
+_SHOWN = 3  # of the tensors that are missing or wrong
+_FLOATS = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def load_checkpoint(
+    path: Path, devices: Devices, find_embedding: FindEmbedding = no_embeddings
+) -> Checkpoint:
+    """All parts of a checkpoint file or diffusers folder. Raises ModelFileError."""
+    file = detect.inspect(path)
+    family = family_of(file)
+    return Checkpoint(
+        load_unet(file, family, devices),
+        load_text(file, family, devices, find_embedding),
+        load_checkpoint_vae(file, devices),
+    )
+
+
+def load_vae(path: Path, devices: Devices) -> Autoencoder:
+    """The autoencoder in a VAE's own file, or in a checkpoint. Raises ModelFileError."""
+    file = detect.inspect(path)
+    if not file.parts.get("vae"):
+        raise ModelFileError(f"{_is_a(file)}, not a VAE{_belongs(file)}")
+    return _load_vae(file, devices)
+
+
+def family_of(file: ModelFile) -> Family:
+    """The family of a checkpoint, if Weft can run it. Raises ModelFileError."""
+    if file.kind is not Kind.CHECKPOINT:
+        raise ModelFileError(f"{_is_a(file)}, not a checkpoint{_belongs(file)}")
+    if file.family is None or not file.family.is_supported:
+        raise ModelFileError(
+            f"{file.path.name} is a checkpoint of {file.architecture}; "
+            f"Weft runs {supported_titles()} so far"
+        )
+    return file.family
+
+
+def _is_a(file: ModelFile) -> str:
+    return f"{file.path.name} is {file.kind}"
+
+
+def _belongs(file: ModelFile) -> str:
+    folder = FOLDER_OF.get(file.kind)
+    return f"; such files belong in the folder {folder}" if folder else ""
+
+
+def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
+    """The U-Net of a checkpoint."""
+    if file.is_folder:
+        header = file.headers["unet"]
+        shapes = _renamed_shapes(header, layout.unet_names)
+    else:
+        header = file.header
+        shapes = detect.unet_shapes(header)
+
+    def key(names: Iterable[str]) -> Mapping[str, str]:
+        if file.is_folder:
+            return {name: name for name in names}
+        is_plain = detect.has_plain_unet(header.tensors)
+        return {
+            name: layout.UNET + ldm if is_plain else layout.ema_name(ldm)
+            for name, ldm in layout.unet_names(names).items()
+        }
+
+    part = _Part("U-Net", header, key)
+    network = part.build(
+        lambda: UNet2DConditionModel(**configs.unet_config(shapes, family, file.hints))
+    )
+    dtype = devices.unet_dtype(part.stored_dtype(network))
+    part.fill(network, devices, dtype)
+    return UNet(
+        network,
+        family=family,
+        prediction=file.prediction,
+        schedule=DiscreteSchedule.scaled_linear(),
+        key=("unet", file.identity, dtype, file.prediction),
+    )
+
+
+def load_text(
+    file: ModelFile, family: Family, devices: Devices, find_embedding: FindEmbedding
+) -> ClipText:
+    """The text encoder of a checkpoint."""
+    tower = family.text[0]
+    if file.is_folder:
+        header = file.headers["text_encoder"]
+        root = "text_model."
+        prefix = root if root + "embeddings.token_embedding.weight" in header.tensors else ""
+    else:
+        header = file.header
+        prefix = detect.tower_prefix(header, tower) or tower.prefixes[0]
+    shapes = detect.shapes_below(header, prefix)
+    part = _Part("text encoder", header, lambda names: layout.text_names(names, prefix))
+    network = part.build(
+        lambda: CLIPTextModel(CLIPTextConfig(**configs.text_config(shapes, tower, file.hints)))
+    )
+    words = tokenizer.beside(file.path)
+    if words.size > network.config.vocab_size:
+        raise ModelFileError(
+            f"the tokenizer beside {file.path.name} knows {words.size} tokens, "
+            f"its text encoder {network.config.vocab_size}: they do not belong together"
+        )
+    part.fill(network, devices, devices.text_dtype)
+    positions = torch.arange(network.config.max_position_embeddings, device=devices.device)
+    # a buffer that no file need hold, and that was built without storage
+    network.embeddings.register_buffer("position_ids", positions[None], persistent=False)
+    return ClipText(network, tower, words, find_embedding)
+
+
+def load_checkpoint_vae(file: ModelFile, devices: Devices) -> Autoencoder | MissingAutoencoder:
+    """The autoencoder of a checkpoint, or what says that there is none once it is needed."""
+    return _load_vae(file, devices) if file.parts.get("vae") else MissingAutoencoder(file.path)
+
+
+def _load_vae(file: ModelFile, devices: Devices) -> Autoencoder:
+    header = file.headers["vae"] if file.is_folder else file.header
+    prefix = detect.vae_prefix(header) or ""
+    is_diffusers = any(name.startswith(f"{prefix}decoder.up_blocks.") for name in header.tensors)
+    shapes = (
+        _renamed_shapes(header, layout.vae_names)
+        if is_diffusers
+        else detect.shapes_below(header, prefix)
+    )
+
+    def key(names: Iterable[str]) -> Mapping[str, str]:
+        names = list(names)
+        if not is_diffusers:
+            return {name: prefix + ldm for name, ldm in layout.vae_names(names).items()}
+        old = layout.old_vae_names(names)
+        return {name: name if name in header.tensors else old.get(name, name) for name in names}
+
+    part = _Part("VAE", header, key)
+    network = part.build(lambda: AutoencoderKL(**configs.vae_config(shapes, file.hints)))
+    part.fill(network, devices, devices.vae_dtype)
+    return Autoencoder(network)
+
+
+def _renamed_shapes(
+    header: Header, rename: Callable[[Iterable[str]], Mapping[str, str]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a diffusers file by the names that they would have in a single file."""
+    try:
+        names = rename(header.tensors)
+    except ValueError:  # not one block of the kind that tells its depth
+        return {}
+    return {ldm: header.tensors[name].shape for name, ldm in names.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One network of a file: its title, and under which key each of its tensors is there."""
+
+    title: str
+    header: Header
+    keys: Callable[[Iterable[str]], Mapping[str, str]]
+
+    def build(self, make: Callable[[], M]) -> M:
+        """The network without storage, if the file's shapes are of one."""
+        try:
+            with torch.device("meta"):
+                return make()
+        except (KeyError, IndexError, ValueError, TypeError, StopIteration, RuntimeError) as error:
+            why = f"there is no tensor {error}" if isinstance(error, KeyError) else str(error)
+            raise ModelFileError(
+                f"{self.header.path.name}: its {self.title} is incomplete, or none that Weft knows "
+                f"({why or 'a part is missing'}); download it again, or use another model"
+            ) from error
+
+    def stored_dtype(self, network: nn.Module) -> torch.dtype:
+        """The precision that most of its tensors are kept in."""
+        keys = self.keys(network.state_dict()).values()
+        found = Counter(
+            self.header.tensors[key].dtype for key in keys if key in self.header.tensors
+        )
+        return _FLOATS.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
+
+    def fill(self, network: nn.Module, devices: Devices, dtype: torch.dtype) -> None:
+        """Give the network its weights; all of them, or none and a ModelFileError."""
+        wanted = {name: tuple(meta.shape) for name, meta in network.state_dict().items()}
+        keys = self.keys(wanted)
+        self._check(wanted, keys)
+        state: dict[str, Tensor] = {}
+        try:
+            with safe_open(self.header.path, framework="pt") as file:
+                for name, key in keys.items():
+                    tensor: Tensor = file.get_tensor(key)
+                    state[name] = tensor.reshape(wanted[name]).to(
+                        device=devices.device,
+                        dtype=dtype,
+                        memory_format=devices.memory_format
+                        if len(wanted[name]) == 4
+                        else torch.preserve_format,
+                    )
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError(f"{self.header.path.name} cannot be read: {error}") from error
+        network.load_state_dict(state, assign=True)
+        network.eval().requires_grad_(False)
+
+    def _check(self, wanted: Mapping[str, tuple[int, ...]], keys: Mapping[str, str]) -> None:
+        """Every tensor is there, of its shape and a type that holds fractions."""
+        there = self.header.tensors
+        missing = [key for key in keys.values() if key not in there]
+        wrong = [
+            f"{key} is {_size(there[key].shape)} instead of {_size(wanted[name])}"
+            for name, key in keys.items()
+            if key in there and not _fits(there[key].shape, wanted[name])
+        ]
+        strange = [
+            f"{key} is {there[key].dtype}"
+            for key in keys.values()
+            if key in there and there[key].dtype not in _FLOATS
+        ]
+        faults = [
+            f"{len(found)} of its tensors {what}: {', '.join(found[:_SHOWN])}"
+            + (" …" if len(found) > _SHOWN else "")
+            for what, found in (
+                ("are missing", missing),
+                ("have another shape", wrong),
+                ("are of a type that Weft does not compute with", strange),
+            )
+            if found
+        ]
+        if faults:
+            raise ModelFileError(
+                f"{self.header.path.name}: its {self.title} cannot be loaded. {'; '.join(faults)}. "
+                "Download it again, or use another model"
+            )
+
+
+def _fits(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Equal, or one is a linear map and the other the same as a 1×1 convolution."""
+    return wanted in (there, (*there, 1, 1)) or there == (*wanted, 1, 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a single number"
