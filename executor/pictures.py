@@ -55,6 +55,7 @@ _DAMAGE = (
     LookupError,
     EOFError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
