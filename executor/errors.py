@@ -7,6 +7,9 @@
     │   ├── PictureError     not a picture, truncated, or too large
     │   └── ModelFileError   corrupt, hostile, incomplete, of an unknown or another family
     ├── SettingsError        a setting that cannot be: every one of them at once
+    ├── LedgerError          the durable queue cannot be opened, read or written
+    ├── JobRefused           a job that cannot be queued as it is
+    │   └── JobExists        another job has its id
     ├── InputError           a value that a node cannot work with, found only when it runs
     └── NodeError            a node run that failed; ``__cause__`` says why
 
@@ -87,6 +90,18 @@ class PictureError(FileError):
 
 class ModelFileError(FileError):
     """A model file that cannot be loaded; nothing of it was."""
+
+
+class LedgerError(WeftError):
+    """The durable queue cannot be opened, read or written; nothing of what was asked is done."""
+
+
+class JobRefused(WeftError):
+    """A job that cannot be queued as it is."""
+
+
+class JobExists(JobRefused):
+    """A job whose id another one has."""
 
 
 class InputError(WeftError):
