@@ -7,9 +7,9 @@ whose range does not overflow.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHARE = 0.7  # of the free memory that a batch may count on; the rest is for whatever else runs
+_UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not say: enough for four pictures of 512²
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,11 @@ def free_bytes(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + unused
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such call on Windows, no such name on macOS
-        return 4 << 30
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return _UNKNOWN_FREE_BYTES
+    available = next(line for line in lines if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024
 
 
 def in_batches(

@@ -31,7 +31,7 @@ def no_embeddings(name: str) -> Path:
     raise PathError(f"embedding:{name} cannot be found: there is no folder of embeddings")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ClipText:
     """One CLIP text encoder with its tokenizer (``executor.ports.TextEncoder``)."""
 
