@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHARE = 0.7  # of the free memory that a batch may count on; the rest is for whatever else runs
-_UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not say: enough for four pictures of 512²
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +82,7 @@ class Devices:
         """All memory of the device."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):  # as for free_bytes
-            return 8 << 30
+        return _host_bytes("MemTotal", unknown=8 << 30)
 
     def used_bytes(self) -> int:
         """What this process' tensors take on the device; not known of a CPU."""
@@ -99,12 +95,17 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + unused
+    return _host_bytes("MemAvailable", unknown=4 << 30)
+
+
+def _host_bytes(entry: str, *, unknown: int) -> int:
+    """An entry of Linux' account of memory; elsewhere a guess that is modest."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return _UNKNOWN_FREE_BYTES
-    available = next(line for line in lines if line.startswith("MemAvailable:"))
-    return int(available.split()[1]) * 1024
+    except OSError:
+        return unknown
+    kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{entry}:"))
+    return int(kilobytes) * 1024
 
 
 def in_batches(
