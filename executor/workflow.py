@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import (
+    TYPE_CHECKING,
     Any,
     Protocol,
     Self,
@@ -35,6 +36,10 @@ from executor.context import Context
 from executor.errors import FileError, Kind, Problem, WorkflowError, nearest
 from executor.node import Input, Link, Node, NodeId
 from executor.steps import Eval
+
+if TYPE_CHECKING:
+    from executor.session import Session
+    from executor.settings import Settings
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -58,6 +63,7 @@ class Workflow:
         for node_id, spec in _specs({} if prompt is None else prompt).items():
             self._nodes[node_id] = deepcopy(spec)
         self._last = max((int(n) for n in self._nodes if n.isdecimal()), default=0)
+        self._session: Session | None = None  # made by the first run
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -153,6 +159,19 @@ class Workflow:
                 for fault in error.errors()
             ) from error
         spec["inputs"] |= self._written(node_id, node)
+
+    def run(self, settings: "Settings | None" = None) -> list[Path]:
+        """Run the workflow in this process; gives the files that it left behind, node by node.
+
+        What has not changed since the last time does not run again. Without settings, those of the
+        environment hold. Raises WorkflowError if something is wrong with the workflow, and
+        WeftError with a line for each node that failed.
+        """
+        from executor.session import Session
+
+        if self._session is None or (settings and settings != self._session.settings):
+            self._session = Session(settings)
+        return [path for paths in self._session.run(self.prompt()).values() for path in paths]
 
     def _written(self, node_id: NodeId, node: Node) -> dict[str, Any]:
         """A node's inputs as JSON. Raises WorkflowError if a link leads nowhere or does not fit."""
