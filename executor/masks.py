@@ -50,13 +50,13 @@ def feather(
 
 def _ramps(start: int, end: int, size: int, like: Tensor) -> Tensor:
     """What each of ``size`` columns is multiplied with."""
-    factors = torch.ones(size, device=like.device)
+    factors = torch.ones(size)
     start, end = min(start, size), min(end, size)
     for index in range(start):
         factors[index] *= (index + 1) / start
     for index in range(end):
         factors[-index] *= (index + 1) / end  # -0 is the first one
-    return factors
+    return factors.to(like)
 
 
 def soften(mask: Tensor, pixels: int) -> Tensor:

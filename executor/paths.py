@@ -216,6 +216,8 @@ class Folders:
         """A directory as messages show it: below the user's own folder where it is."""
         if directory.is_relative_to(self._base):
             return directory.relative_to(self._base).as_posix()
+        if directory.is_relative_to(_SHIPPED):
+            return f"Weft's {directory.relative_to(_SHIPPED).as_posix()}"
         return directory.as_posix()
 
 

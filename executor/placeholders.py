@@ -12,10 +12,10 @@ from typing import Any, cast
 
 _PLACEHOLDER = re.compile(r"%([^%]+)%")
 _DATE_PART = re.compile(r"yyyy|yy|MM?|dd?|hh?|mm?|ss?")
-# What ComfyUI's editor replaces in values, so that a value makes no folder.
-_UNFIT = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
+# What ComfyUI's editor replaces in values, so that a value makes no folder; and half characters.
+_UNFIT = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f\ud800-\udfff]')
 # A value may be a whole prompt: cut, lest hours of work fail at being kept.
-_MOST_CHARACTERS = 60
+_MOST_BYTES = 100
 
 
 def expand(
@@ -76,8 +76,14 @@ def _input_value(name: str, prompt: Mapping[str, Any]) -> str | None:
         for inputs in _named(node_name, prompt):
             value = inputs.get(input_name)
             if isinstance(value, str | int | float):
-                return _UNFIT.sub("_", _spelt(value))[:_MOST_CHARACTERS]
+                return _fit(_spelt(value))
     return None
+
+
+def _fit(value: str) -> str:
+    """A value as a part of a name: of fair length, never ``..`` alone."""
+    cut = _UNFIT.sub("_", value).encode()[:_MOST_BYTES].decode(errors="ignore")
+    return cut if cut.strip(". ") else "_" * len(cut)
 
 
 def _named(name: str, prompt: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -46,9 +46,7 @@ def resize_picture(
 
 
 def with_aspect(width: int, height: int, wanted_width: int, wanted_height: int) -> tuple[int, int]:
-    """The wanted size, where a side of 0 follows from the other; both 0: the size that it has."""
-    if wanted_width == 0 and wanted_height == 0:
-        return width, height
+    """The wanted size, where a side of 0 follows from the other."""
     if wanted_width == 0:
         wanted_width = max(1, round(width * wanted_height / height))
     elif wanted_height == 0:

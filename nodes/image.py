@@ -74,10 +74,10 @@ class ImageScale(Node, category="image/upscaling", display_name="Upscale Image")
     def run(self, ctx: Context) -> Image:
         from executor.resampling import resize_picture, with_aspect
 
-        old_height, old_width = self.image.shape[1:3]
-        width, height = with_aspect(old_width, old_height, self.width, self.height)
         if self.width == self.height == 0:
             return self.image
+        old_height, old_width = self.image.shape[1:3]
+        width, height = with_aspect(old_width, old_height, self.width, self.height)
         return resize_picture(self.image, width, height, self.upscale_method, self.crop)
 
 

@@ -20,6 +20,7 @@ PROMPT: dict[str, Any] = {
         "inputs": {"text": 'a/b\\c:d*e?f"g<h>i|j\nk'},
         "_meta": None,
     },
+    "5": {"class_type": "Dots", "inputs": {"text": "..", "half": "a\ud800", "wide": "狐" * 50}},
     "4": {"class_type": "Long", "inputs": {"text": "x" * 500}, "_meta": {"title": 7}},
 }
 
@@ -39,7 +40,10 @@ PROMPT: dict[str, Any] = {
         ("%Second pass v1.5.denoise%", "0.55"),
         ("%Second pass v1.5.add_noise%", "true"),
         ("%CLIPTextEncode.text%", "a_b_c_d_e_f_g_h_i_j_k"),
-        ("%Long.text%", "x" * 60),
+        ("%Long.text%", "x" * 100),
+        ("%Dots.text%/x", "__/x"),
+        ("%Dots.half%", "a_"),
+        ("%Dots.wide%", "狐" * 33),
         # What means nothing stays, and hides nothing behind it.
         ("100%_%year%", "100%_2026"),
         ("%%year%", "%2026"),
