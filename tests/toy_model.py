@@ -1,7 +1,7 @@
-"""A diffusion model small enough to know its answers: data that are normal around what the prompt says.
+"""A diffusion model whose answers are known: data that are normal around what the prompt says.
 
-For data N(m, 1) the exact denoiser is D(x; σ) = m + (x − m) / (1 + σ²), and the probability flow from
-σ to 0 ends in m + (x − m) / √(1 + σ²). Here m is the mean of the prompt's tokens, so repeating
+For data N(m, 1) the exact denoiser is D(x; σ) = m + (x − m) / (1 + σ²), and the probability flow
+from σ to 0 ends in m + (x − m) / √(1 + σ²). Here m is the mean of the prompt's tokens, so repeating
 tokens changes nothing, as in attention.
 """
 
