@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import networkx as nx
 from pydantic import ValidationError
 
+from executor.editor import is_editor_format
 from executor.errors import Kind, PathError, Problem, nearest
 from executor.node import Input, Link, Node, NodeId
 from executor.paths import Folders
@@ -62,15 +63,6 @@ def check(prompt: Any, folders: Folders, targets: Iterable[NodeId] | None = None
         return Checked(None, tuple(shape), ())
     check_ = _Check(cast("Mapping[NodeId, Mapping[str, Any]]", prompt), folders)
     return check_.result(None if targets is None else list(targets))
-
-
-def is_editor_format(prompt: Any) -> bool:
-    """Whether this is a file of ComfyUI's editor (lists of nodes and links), not of its API."""
-    return (
-        isinstance(prompt, Mapping)
-        and isinstance(prompt.get("nodes"), list)
-        and isinstance(prompt.get("links"), list)
-    )
 
 
 def _shape_problems(prompt: Any) -> list[Problem]:
