@@ -107,7 +107,8 @@ def end(
     """End a job that is not over; its row has ``job, id, client_id, owner, attempt``."""
     data = f'{{"state":"{state}","error":{error or "null"}}}'
     event = _add_event(connection, job, EventKind.ENDED, data, now_ms)
-    preview = connection.execute(PREVIEW, {"job": job["job"], "attempt": job["attempt"]}).fetchone()
+    files = {"job": job["job"], "attempt": job["attempt"]}
+    preview = connection.execute(PREVIEW, files).fetchone() if outputs else None
     connection.execute(
         END,
         {

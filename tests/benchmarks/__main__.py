@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from . import graphs
+from . import graphs, ledger
 
 BENCHMARKS: Mapping[str, Callable[[], None]] = {
     "graphs": graphs.main,
+    "ledger": ledger.main,
 }
 
 
