@@ -20,7 +20,7 @@ from executor.node import Input, Link, Node
 _MUTED, _BYPASSED = 2, 4
 _UNSENT = frozenset({"Note", "MarkdownNote", "PrimitiveNode", "Reroute"})
 # Far above any workflow. Sub-graphs that hold each other many times grow exponentially.
-_MOST_NODES, _MOST_DEPTH = 100_000, 64
+_MOST_NODES, _MOST_DEPTH = 50_000, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class _Onward:
     scope: Scope
     link: str | None
     past: str
+    otherwise: _Constant | None = None  # what counts if nothing is at the other end
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ class _Conversion:
         self, definitions: Mapping[str, EditorGraph], seed: int, problems: list[Problem]
     ) -> None:
         self.definitions, self.seed, self.problems = definitions, seed, problems
-        self.count = 0
+        self.count = 0  # of the nodes in sub-graphs so far
+        self.is_too_large = False
 
     def prompt(self, graph: EditorGraph) -> dict[str, dict[str, Any]]:
         """The whole, in API format."""
@@ -115,9 +117,9 @@ class _Conversion:
                 f"with this sub-graph there are more than {_MOST_NODES:,} nodes, or they are "
                 f"nested deeper than {_MOST_DEPTH} sub-graphs; use fewer"
             )
-            if self.count < _MOST_NODES:  # said once
+            if not self.is_too_large:  # said once
                 self._say(Kind.INVALID_PROMPT, words, scope, node)
-                self.count = _MOST_NODES
+                self.is_too_large = True
             return False
         self.count += len(definition.nodes)
         return True
@@ -151,6 +153,7 @@ class _Conversion:
         """Where the value of an input comes from, seen through all that is not sent."""
         passed: dict[tuple[str, str], str] = {}  # links that were followed, and what they lead to
         here, at = scope, socket.link
+        otherwise: _Constant | None = None
         while at is not None:
             step = (here.prefix, at)
             if step in passed:
@@ -160,14 +163,15 @@ class _Conversion:
                 self._say(Kind.CYCLE, words, scope, node, socket)
                 return None
             match self._behind(here, at, socket.type):
-                case _Onward(here, at, past):
+                case _Onward(here, at, past, value):
                     passed[step] = past
+                    otherwise = value or otherwise
                 case _Broken(words):
                     self._say(Kind.BAD_LINK, f"{socket.name} {words}", scope, node, socket)
                     return None
                 case found:
-                    return found
-        return None
+                    return found or otherwise
+        return otherwise
 
     def _behind(
         self, scope: Scope, at: str, wanted: str
@@ -181,12 +185,13 @@ class _Conversion:
             return None
         here, link = inner
         if link.source == INPUT_BOX and here.parent is not None and here.instance is not None:
+            given = here.input_value(link.slot)
+            value = None if given is None else _Constant(given)
             outer = entry(here, link.slot)
-            if outer is not None and outer.link is not None:
-                name = f"{here.instance.type} (node {here.prefix[:-1]})"
-                return _Onward(here.parent, outer.link, name)
-            value = here.input_value(link.slot)
-            return None if value is None else _Constant(value)
+            if outer is None or outer.link is None:
+                return value
+            past = f"{here.instance.type} (node {here.prefix[:-1]})"
+            return _Onward(here.parent, outer.link, past, value)
         source = here.graph.nodes.get(link.source)
         if source is None:
             place = here.prefix + link.source

@@ -126,7 +126,7 @@ def _node(entry: Any, report: Report) -> EditorNode | None:
     node_id, node_type = _id(spec.get("id")), spec.get("type")
     if node_id is None or not isinstance(node_type, str):
         missing = '"id"' if node_id is None else '"type"'
-        words = f"a node has an id and the name of its type; this one lacks a usable {missing}"
+        words = f"a node has an id and a type; this one lacks a usable {missing}"
         report(Problem(Kind.INVALID_PROMPT, words, node_id or "?", received=entry))
         return None
     properties, title = _mapping(spec.get("properties")), spec.get("title")
