@@ -70,8 +70,11 @@ BAD_WORKFLOWS: dict[str, tuple[Any, list[str]]] = {
     "a list": ([], ["object of nodes"]),
     "a number": ("42", ["object of nodes"]),
     "an editor's file": (
-        {"nodes": [], "links": [], "version": 0.4},
-        ["API"],
+        {
+            "nodes": [{"id": 1, "type": "ImageInvert", "inputs": [{"name": "image", "link": 5}]}],
+            "links": [],
+        },
+        ["ImageInvert (node 1): image comes along link 5, which is not in the file"],
     ),
     "a node that is none": ({"1": 5}, ["node 1", "class_type"]),
     "a node without class": ({"1": {"inputs": {}}}, ["node 1", "class_type"]),

@@ -12,11 +12,11 @@ from executor.settings import Settings
 
 def check(path: Path, *, is_strict: bool, as_json: bool) -> int:
     """Check the workflow in a file. Raises FileError, WorkflowError."""
-    prompt = workflow_file.read(path).prompt
-    checked = graph.check(prompt, Folders(Settings.from_environment()))
-    problems, warnings = checked.problems, checked.warnings
+    file = workflow_file.read(path)
+    checked = graph.check(file.prompt, Folders(Settings.from_environment()))
+    problems, warnings = file.besides(checked.problems), checked.warnings
     if is_strict:
-        problems, warnings = (*problems, *warnings), ()
+        problems, warnings = [*problems, *warnings], ()
     if as_json:
         say_json(
             {
@@ -30,5 +30,6 @@ def check(path: Path, *, is_strict: bool, as_json: bool) -> int:
     if problems:
         raise WorkflowError(problems)
     assert checked.graph is not None, "a workflow without problems has a graph"
-    say(f"{path}: {len(prompt)} nodes, {len(checked.graph.nodes)} of them run; nothing is wrong")
+    count, running = len(file.prompt), len(checked.graph.nodes)
+    say(f"{path}: {count} nodes, {running} of them run; nothing is wrong")
     return Exit.DONE

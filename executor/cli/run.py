@@ -31,11 +31,12 @@ def run(
     if output is not None and output.exists() and not output.is_dir():
         raise PathError(f"-o {output} is a file; give a folder")
     workspace = Workspace(Settings.from_environment(**given))
-    file = workflow_file.read(path)
+    file = workflow_file.read(path, seed)
     prompt, problems = workflow_file.changed(file.prompt, changes, seed)
     checked = check(prompt, workspace.folders)
-    if problems or checked.problems or checked.graph is None:
-        raise WorkflowError([*problems, *checked.problems])
+    problems += file.besides(checked.problems)
+    if problems or checked.graph is None:
+        raise WorkflowError(problems)
     if not as_json:
         for warning in checked.warnings:
             complain(f"warning: {warning}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from executor.editor import is_editor_format, to_prompt
 from executor.errors import FileError, Kind, Problem, nearest
 from executor.node import Node, NodeId
 from executor.png_text import SIGNATURE, read_workflow
@@ -23,10 +24,29 @@ class WorkflowFile:
 
     prompt: Any
     extra_pnginfo: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    problems: Sequence[Problem] = ()  # with what the editor had drawn
+
+    def besides(self, found: Sequence[Problem]) -> list[Problem]:
+        """All problems: of the file, and what a check found that does not only follow from them."""
+        said = {(problem.node_id, problem.input) for problem in self.problems}
+        more = [p for p in found if p.kind != Kind.MISSING or (p.node_id, p.input) not in said]
+        return [*self.problems, *more]
 
 
-def read(path: Path) -> WorkflowFile:
-    """Read a workflow. Raises FileError if there is none."""
+def read(path: Path, seed: int | None = None) -> WorkflowFile:
+    """Read a workflow; what the editor has drawn is converted. Raises FileError if there is none.
+
+    ``seed`` picks among the alternatives of dynamic prompts.
+    """
+    file = _read(path)
+    if not is_editor_format(file.prompt):
+        return file
+    converted = to_prompt(file.prompt, seed or 0)
+    extra = {**file.extra_pnginfo, "workflow": converted.workflow}
+    return WorkflowFile(converted.prompt, extra, converted.problems)
+
+
+def _read(path: Path) -> WorkflowFile:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
