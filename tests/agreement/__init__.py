@@ -1,0 +1,1 @@
+"""Does Weft make what ComfyUI makes? See README.md beside this file."""
