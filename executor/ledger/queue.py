@@ -87,7 +87,7 @@ CANCEL_ROWS = """
 """
 
 EXPIRED = """
-    SELECT job, id, client_id, owner, attempt FROM jobs
+    SELECT job, id, client_id, owner, attempt FROM jobs INDEXED BY expiring
     WHERE state = 'queued' AND expires_ms <= :now_ms ORDER BY expires_ms LIMIT :limit
 """
 
