@@ -145,7 +145,7 @@ def test_a_node_that_fails_fails_the_run_and_the_rest_goes_on(
     assert [error["node"] for error in told["errors"]] == ["3"]
 
 
-@pytest.mark.timeout(60)  # starts Python, loads torch and the shipped model
+@pytest.mark.timeout(120)  # starts Python, loads torch and the shipped model
 def test_an_interrupted_run_ends_with_130_and_leaves_nothing(folder: Path) -> None:
     endless = written(sampled(steps=10_000))
     ran = on_a_terminal("run", endless, cwd=folder, until="10000", then=signal.SIGINT)
