@@ -1,0 +1,371 @@
+"""Keeps the workers busy: takes jobs from the ledger, gives them out, writes back what comes.
+
+One seat for each device; the worker in it is replaced when it dies, and its jobs are tried again. A
+job goes to the seat that is expected to end it first (as HEFT chooses, Topcuoglu et al. 2002): what
+the seat has to do already, and what of the job it has not got in its cache. Whoever watches is told
+of a job's end after the ledger has it.
+"""
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol, TypeAlias
+
+from executor.events import Cached, Ended, Event, Executed, Failed, JobId, Outcome, Started
+from executor.fabric.messages import (
+    CancelJob,
+    Figures,
+    FreeMemory,
+    FromWorker,
+    Preview,
+    Ready,
+    Rejected,
+    RunJob,
+    Stop,
+    Told,
+    ToWorker,
+)
+from executor.graph import check
+from executor.ledger import EventKind, JobFile, Ledger, State, TakenJob
+from executor.paths import Folders
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_KEYS = 20_000  # content keys that a seat is taken to have in its cache
+USUAL_NODE_S = 0.1  # what a node of a class is taken to cost that was never seen to run
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a worker that died young is replaced
+
+STATES: Mapping[Outcome, State] = {
+    Outcome.SUCCEEDED: State.SUCCEEDED,
+    Outcome.FAILED: State.FAILED,
+    Outcome.CANCELLED: State.CANCELLED,
+}
+
+
+class WorkerLink(Protocol):
+    """A worker as the front sees it (``executor.fabric.local.LocalWorker``)."""
+
+    def send(self, message: ToWorker) -> None: ...
+    def messages(self) -> AsyncIterator[FromWorker]: ...
+    async def ended(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+Spawn: TypeAlias = Callable[[], Awaitable[WorkerLink]]
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A job that a worker has."""
+
+    taken: TakenJob
+    prompt: Mapping[str, Any]
+    extra_data: Mapping[str, Any]
+    expected_s: float = 0.0
+    outputs: dict[str, dict[str, list[dict[str, str]]]] = field(
+        default_factory=dict[str, dict[str, list[dict[str, str]]]]
+    )
+    error: dict[str, Any] | None = None  # of the first node that failed
+    executed: list[str] = field(default_factory=list[str])
+
+    @property
+    def id(self) -> JobId:
+        return self.taken.id
+
+
+Happening: TypeAlias = Event | Preview
+Watcher: TypeAlias = Callable[[Running, Happening], None]
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A place for a worker, and what is known of the one that sits there."""
+
+    name: str
+    spawn: Spawn
+    worker: WorkerLink | None = None
+    ready: Ready | None = None
+    figures: Figures | None = None
+    running: dict[JobId, Running] = field(default_factory=dict[JobId, Running])
+    keys: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+
+    @property
+    def room(self) -> int:
+        """How many more jobs it can take."""
+        return self.ready.capacity - len(self.running) if self.ready else 0
+
+    @property
+    def backlog_s(self) -> float:
+        """What it is expected to be busy for."""
+        return sum(job.expected_s for job in self.running.values())
+
+
+class Dispatcher:
+    """The seats, and the traffic between them and the ledger."""
+
+    def __init__(self, ledger: Ledger, folders: Folders, spawns: Mapping[str, Spawn]) -> None:
+        self.ledger, self.folders = ledger, folders
+        self.seats = [Seat(name, spawn) for name, spawn in spawns.items()]
+        self.watchers: list[Watcher] = []
+        self._is_closing = False
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # -- for the faces -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fill the seats and begin to take jobs."""
+        for seat in self.seats:
+            self._spawn_task(self._keep(seat))
+        self._spawn_task(self._feed())
+
+    def wake(self) -> None:
+        """There is something new in the queue."""
+        self._wake.set()
+
+    def running(self) -> list[Running]:
+        """What the workers have, oldest first."""
+        jobs = [job for seat in self.seats for job in seat.running.values()]
+        return sorted(jobs, key=lambda job: (job.taken.number, job.id))
+
+    async def interrupt(self, job_id: JobId) -> bool:
+        """End a running job now; the worker stops at its next step. False if it does not run."""
+        for seat in self.seats:
+            job = seat.running.get(job_id)
+            if job is not None:
+                if seat.worker:
+                    seat.worker.send(CancelJob(job_id))
+                await self._finish(seat, job, Outcome.CANCELLED)
+                return True
+        return False
+
+    def free_memory(self) -> None:
+        """Let all workers forget what they keep for later."""
+        for seat in self.seats:
+            seat.keys.clear()
+            if seat.worker:
+                seat.worker.send(FreeMemory())
+
+    async def close(self, grace_s: float) -> None:
+        """Take no more jobs; what has not ended in time is queued again, in its old place."""
+        self._is_closing = True
+        for seat in self.seats:
+            if seat.worker:
+                seat.worker.send(Stop())
+        busy = [task for task in self._tasks if not task.done()]
+        self._wake.set()
+        if busy:
+            await asyncio.wait(busy, timeout=grace_s)
+        for seat in self.seats:
+            for job in list(seat.running.values()):
+                del seat.running[job.id]
+                await self._give_back(job)
+            if seat.worker:
+                seat.worker.kill()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    # -- taking jobs ---------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        """Whenever there is room and work, bring them together."""
+        while not self._is_closing:
+            await self._wake.wait()
+            self._wake.clear()
+            while not self._is_closing and (room := sum(seat.room for seat in self.seats)) > 0:
+                taken = await self.ledger.take("", room)
+                for job in taken:
+                    self._assign(job)
+                if not taken:
+                    break
+
+    def _assign(self, taken: TakenJob) -> None:
+        """Give a job to the seat that is expected to end it first."""
+        extra_data = json.loads(taken.body.extra_data)
+        job = Running(taken, json.loads(taken.body.prompt), extra_data)
+        open_seats = [seat for seat in self.seats if seat.room > 0]
+        if not open_seats:  # its worker died while the job was taken
+            self._spawn_task(self._give_back(job))
+            return
+        costs, keys = self._node_costs(job)
+        fresh = {
+            seat.name: sum(
+                cost for key, cost in zip(keys, costs, strict=True) if key not in seat.keys
+            )
+            for seat in open_seats
+        }
+        seat = min(open_seats, key=lambda seat: seat.backlog_s + fresh[seat.name])
+        job.expected_s = fresh[seat.name]
+        for key in keys:
+            seat.keys[key] = None
+            seat.keys.move_to_end(key)
+        while len(seat.keys) > REMEMBERED_KEYS:
+            seat.keys.popitem(last=False)
+        seat.running[job.id] = job
+        assert seat.worker is not None, "a seat with room has a worker"
+        seat.worker.send(
+            RunJob(
+                job.id,
+                taken.attempt,
+                job.prompt,
+                extra_data.get("extra_pnginfo") or {},
+                taken.body.targets,
+                wants_previews=bool(extra_data.get("weft_previews")),
+            )
+        )
+
+    def _node_costs(self, job: Running) -> tuple[list[float], list[str]]:
+        """The seconds that each node is expected to take, and its content key; none if one seat."""
+        if len(self.seats) < 2:
+            return [], []
+        graph = check(job.prompt, self.folders, job.taken.body.targets).graph
+        if graph is None:
+            return [], []
+        runs: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        for figures in (seat.figures for seat in self.seats):
+            for name, count in figures.meter.node_runs.items() if figures else ():
+                runs[name] = runs.get(name, 0) + count
+            for name, spent in figures.meter.node_seconds.items() if figures else ():
+                seconds[name] = seconds.get(name, 0) + spent
+        costs: list[float] = []
+        for node in graph.nodes.values():
+            name = type(node).__name__
+            costs.append(seconds[name] / runs[name] if runs.get(name) else USUAL_NODE_S)
+        return costs, list(graph.keys.values())
+
+    async def _give_back(self, job: Running) -> None:
+        await self.ledger.requeue(job.id, job.taken.attempt, has_died=False)
+
+    # -- workers -------------------------------------------------------------------------------
+
+    async def _keep(self, seat: Seat) -> None:
+        """Keep a worker in a seat."""
+        pause = FIRST_PAUSE_S
+        while not self._is_closing:
+            began = monotonic()
+            worker = seat.worker = await seat.spawn()
+            async for message in worker.messages():
+                self._hear(seat, message)
+            code = await worker.ended()
+            seat.worker = seat.ready = None
+            seat.keys.clear()
+            if self._is_closing and not seat.running:
+                return
+            log.error("worker %s ended with code %d; starting another", seat.name, code)
+            for job in list(seat.running.values()):
+                await self._lost(seat, job, code)
+            if self._is_closing:
+                return
+            pause = FIRST_PAUSE_S if monotonic() - began > LONGEST_PAUSE_S else pause * 2
+            await asyncio.sleep(min(pause, LONGEST_PAUSE_S) if pause > 2 * FIRST_PAUSE_S else 0)
+
+    async def _lost(self, seat: Seat, job: Running, code: int) -> None:
+        """A job's worker died: it is tried again, or given up if that was not the first time."""
+        del seat.running[job.id]
+        requeued = await self.ledger.requeue(job.id, job.taken.attempt, has_died=True)
+        if requeued and requeued.end:
+            log.error("job %s lost its worker (code %d) again and is given up", job.id, code)
+            job.error = json.loads(requeued.end.data)["error"]
+            self._notify(job, Ended(job.id, Outcome.FAILED))
+        else:
+            log.warning("job %s lost its worker (code %d) and is queued again", job.id, code)
+        self.wake()
+
+    def _hear(self, seat: Seat, message: FromWorker) -> None:
+        """Take what a worker says; what belongs to an attempt that is over is not heard."""
+        match message:
+            case Ready():
+                seat.ready = message
+                self.wake()
+            case Figures():
+                seat.figures = message
+            case Preview():
+                job = seat.running.get(message.job_id)
+                if job and job.taken.attempt == message.attempt:
+                    self._notify(job, message)
+            case Rejected():
+                job = seat.running.get(message.job_id)
+                if job and job.taken.attempt == message.attempt:
+                    words = "\n".join(message.problems)
+                    job.error = {"exception_type": "WorkflowError", "exception_message": words}
+                    self._spawn_task(self._finish(seat, job, Outcome.FAILED))
+            case Told(attempt=attempt, event=event):
+                job = seat.running.get(event.job_id)
+                if job and job.taken.attempt == attempt:
+                    self._follow(seat, job, event)
+
+    def _follow(self, seat: Seat, job: Running, event: Event) -> None:
+        """Note what is to be kept of an event, and tell whoever watches."""
+        match event:
+            case Started():
+                self._record(job, EventKind.STARTED, {})
+            case Cached(node_ids=node_ids):
+                self._record(job, EventKind.CACHED, {"nodes": list(node_ids)})
+            case Executed(node_id=node_id, files=files):
+                job.executed.append(node_id)
+                if files:
+                    output: dict[str, list[dict[str, str]]] = {}
+                    for file in files:
+                        shown = {"filename": file.filename, "subfolder": file.subfolder}
+                        output.setdefault(file.kind, []).append({**shown, "type": file.type})
+                    job.outputs[node_id] = output
+                    kept = [JobFile(f.filename, f.subfolder, f.type, node_id) for f in files]
+                    data = {"node": node_id, "output": output}
+                    self._record(job, EventKind.EXECUTED, data, kept)
+            case Failed(node_id=node_id, failure=failure):
+                job.error = job.error or {
+                    "node_id": node_id,
+                    "node_type": failure.class_type,
+                    "exception_message": failure.message,
+                    "exception_type": failure.exception_type,
+                    "traceback": list(failure.traceback),
+                    "executed": list(job.executed),
+                }
+                self._record(job, EventKind.FAILED, {"node": node_id, "message": failure.message})
+            case Ended(outcome=outcome):
+                self._spawn_task(self._finish(seat, job, outcome))
+                return  # told when the ledger has it
+            case _:
+                pass
+        self._notify(job, event)
+
+    def _record(
+        self, job: Running, kind: EventKind, data: Mapping[str, Any], files: Sequence[JobFile] = ()
+    ) -> None:
+        """Keep an event; the ledger keeps the order in which it was asked to."""
+        text = json.dumps(data)
+        self._spawn_task(self.ledger.record(job.id, job.taken.attempt, kind, text, files))
+
+    async def _finish(self, seat: Seat, job: Running, outcome: Outcome) -> None:
+        """Write a job's end, then tell it. Once: a job that is over has left its seat."""
+        if seat.running.pop(job.id, None) is None:
+            return
+        self.wake()
+        await self.ledger.finish(
+            job.id,
+            job.taken.attempt,
+            STATES[outcome],
+            job.outputs,
+            job.error,
+        )
+        self._notify(job, Ended(job.id, outcome))
+
+    def _notify(self, job: Running, happening: Happening) -> None:
+        for watcher in self.watchers:
+            watcher(job, happening)
+
+    def _spawn_task(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run something beside; a fault in it is logged, and nothing else stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("dispatch: %s", error, exc_info=error)
