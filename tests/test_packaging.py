@@ -68,6 +68,14 @@ def test_the_installed_command_needs_no_clone(site: Path, tmp_path: Path) -> Non
     assert "usage: weft" in run(site / "bin" / "weft", "--help", cwd=tmp_path, path=str(site))
 
 
+def test_an_installation_has_the_model_and_pictures_that_its_workflows_load(
+    site: Path, tmp_path: Path
+) -> None:
+    workflow = site / "weft" / "workflows" / "image_to_image.json"
+    said = run(site / "bin" / "weft", "check", "--strict", workflow, cwd=tmp_path, path=str(site))
+    assert "nothing is wrong" in said
+
+
 def test_importing_weft_gives_what_executor_promises_and_loads_no_torch(
     site: Path, tmp_path: Path
 ) -> None:
