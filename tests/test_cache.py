@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from executor.cache import Cache, Outputs
+from executor.devices import Devices
+from executor.models.load import load_checkpoint
 from executor.ports import Cond, Latent
+from executor.testing import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -95,6 +98,18 @@ def test_memory_that_outputs_share_is_counted_once():
     cache.drop("part")
     cache.drop("patched")
     assert cache.used_bytes[0] == 0
+
+
+def test_a_checkpoint_counts_as_much_as_its_weights(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    write_tiny_checkpoint(path)
+    checkpoint = load_checkpoint(path, Devices(CPU))
+    cache = Cache(CPU, 1000 * MIB, 0)
+    cache.put("checkpoint", Outputs(tuple(checkpoint)), 1.0)
+    cache.put("clip skip", Outputs((checkpoint.clip.with_last_layer(-2),)), 1.0)
+    weights = sum(part.nbytes for part in checkpoint)  # pyright: ignore[reportAttributeAccessIssue]
+    assert weights > MIB
+    assert weights <= cache.used_bytes[0] < weights + 10_000
 
 
 def test_a_model_is_forgotten_rather_than_moved():

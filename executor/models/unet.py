@@ -54,6 +54,11 @@ class UNet:
         return self.network.dtype
 
     @property
+    def memory(self) -> object:
+        """What holds its weights: the cache counts them once, whoever else holds them."""
+        return self.network
+
+    @property
     def nbytes(self) -> int:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())

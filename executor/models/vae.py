@@ -33,6 +33,11 @@ class Autoencoder:
         return self.network.device
 
     @property
+    def memory(self) -> object:
+        """What holds its weights: the cache counts them once, whoever else holds them."""
+        return self.network
+
+    @property
     def nbytes(self) -> int:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())

@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from . import graphs, ledger
+from . import graphs, ledger, models, pictures
 
 BENCHMARKS: Mapping[str, Callable[[], None]] = {
     "graphs": graphs.main,
     "ledger": ledger.main,
+    "loading": models.loading,
+    "unet": models.unet,
+    "pictures": pictures.main,
 }
 
 
