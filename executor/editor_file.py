@@ -172,9 +172,9 @@ def _links(entries: Any, report: Report) -> Iterator[EditorLink]:
             keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
             parts = [_mapping(entry).get(key) for key in keys]
         match [*map(_id, parts)]:
-            case [str(link), str(source), str(slot), str(target), str(target_slot)] if (
-                slot.isdecimal() and target_slot.isdecimal()
-            ):
+            case [str(link), str(source), str(slot), str(target), str(target_slot)] if _is_number(
+                slot
+            ) and _is_number(target_slot):
                 yield EditorLink(link, source, int(slot), target, int(target_slot))
             case _:
                 words = (
@@ -257,4 +257,9 @@ def _id(value: Any) -> str | None:
 
 def _by_number(node_id: str) -> tuple[int, int, str]:
     """A sort key: numbers first, as numbers."""
-    return (0, int(node_id), "") if node_id.isdecimal() else (1, 0, node_id)
+    return (0, int(node_id), "") if _is_number(node_id) else (1, 0, node_id)
+
+
+def _is_number(text: str) -> bool:
+    """Whether this is an index; Python reads no more than some thousand digits."""
+    return text.isdecimal() and len(text) < 20

@@ -118,7 +118,8 @@ def test_a_sub_graph_only_puts_its_nodes_id_before_theirs(seed):
         assert converted.prompt[f"70:{node_id}"]["inputs"] == expected
 
 
-JUNK = (None, True, -1, 0, 1, 2.5, 10**30, "", "x", "1", [], [[]], {}, {"name": 1}, [1, 2, 3])
+JUNK: list[Any] = [None, True, -1, 0, 1, 2.5, 10**30, "", "x", "1", "9" * 5000]
+JUNK += [[], [[]], {}, {"name": 1}, [1, 2, 3]]
 
 
 def broken(value: Any, rng: random.Random) -> Any:
