@@ -37,10 +37,6 @@ def test_its_workflow_passes_the_check(folder: Path) -> None:
 
 
 def test_its_program_makes_a_workflow_that_passes_the_check(folder: Path) -> None:
-    from PIL import Image
-
-    Path("input").mkdir()
-    Image.new("RGB", (64, 64)).save("input/circle.png")
     (program,) = blocks("python")
     program = program.replace("import weft", "")  # this is a clone, on the path already
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from toy_nodes import ToyAdd, ToyDivide, ToyNumber, ToySink
+from toy_nodes import CALLS, ToyAdd, ToyDivide, ToyFail, ToyNumber, ToySink
 
 from executor import (
     Conditioning,
@@ -15,6 +15,7 @@ from executor import (
     Image,
     Link,
     Node,
+    WeftError,
     Workflow,
     WorkflowError,
 )
@@ -266,3 +267,45 @@ def test_files_that_are_no_workflows_are_refused(tmp_path: Path, content: str) -
 def test_the_editors_own_format_is_refused_as_no_workflow() -> None:
     with pytest.raises(WorkflowError, match="API format"):
         Workflow(json.loads('{"nodes": [{"id": 1}], "links": []}'))
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+def numbers() -> Workflow:
+    add = Workflow()
+    total = add(ToyAdd(a=add(ToyNumber(value=3)), b=4), title="Sum")
+    add(ToySink(value=total, name="first"))
+    add(ToySink(value=total, name="second"))
+    return add
+
+
+def test_a_workflow_runs_and_gives_its_files_node_by_node(tmp_path: Path) -> None:
+    paths = numbers().run(Settings(base_directory=tmp_path))
+    assert [path.name for path in paths] == ["first_00001_.txt", "second_00001_.txt"]
+    assert [path.read_text() for path in paths] == ["7.0", "7.0"]
+
+
+def test_a_run_after_a_change_runs_only_what_it_feeds(tmp_path: Path) -> None:
+    add, settings = numbers(), Settings(base_directory=tmp_path)
+    before = add.run(settings)
+    CALLS.clear()
+    assert add.run(settings) == before
+    assert CALLS == []
+    add.set("Sum", b=5)
+    assert [path.read_text() for path in add.run(settings)] == ["8.0", "8.0"]
+    assert CALLS == ["add", "sink", "sink"]
+
+
+def test_a_workflow_with_a_mistake_does_not_run(tmp_path: Path) -> None:
+    add = Workflow()
+    add(ToyNumber())
+    with pytest.raises(WorkflowError, match="no node leaves anything behind"):
+        add.run(Settings(base_directory=tmp_path))
+
+
+def test_a_node_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
+    add = Workflow()
+    add(ToySink(value=add(ToyFail())))
+    with pytest.raises(WeftError, match=r"ToyFail \(node 1\): it had to be"):
+        add.run(Settings(base_directory=tmp_path))
