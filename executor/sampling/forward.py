@@ -14,9 +14,7 @@ from torch import Tensor
 from executor.steps import Eval, Inputs
 
 MOST_REPEATS = 4
-"""How often tokens may be repeated to share a batch; beyond, attention costs more than another
-pass.
-"""
+"""How often tokens may be repeated to share a batch; more costs more than another pass."""
 
 
 def evaluate(requests: Sequence[Eval]) -> list[Tensor]:
@@ -58,9 +56,7 @@ def together(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def aligned(tokens: Sequence[Tensor]) -> Tensor:
-    """All rows (B, T, D) of several prompts, each repeated to the least common multiple of their
-    lengths.
-    """
+    """All rows (B, T, D), repeated to the least common multiple of their lengths."""
     length = math.lcm(*(rows.shape[1] for rows in tokens))
     return torch.cat(
         [

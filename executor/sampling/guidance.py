@@ -22,9 +22,7 @@ from executor.sampling.samplers import Denoiser
 from executor.steps import Eval, Inputs, Steps
 
 FEATHER = 8
-"""Width, in latent pixels, of an area's soft edge where it does not touch the border of the
-picture.
-"""
+"""Width, in latent pixels, of an area's soft edge away from the picture's border."""
 
 LEAST_CROP = 8
 """Side, in latent pixels, below which a crop around a mask does not go."""
@@ -39,6 +37,10 @@ class Region:
     weight: Tensor | None  # (B or 1, 1, h, w) over the area; None: 1 everywhere
     start_sigma: float  # holds from here
     end_sigma: float  # down to here
+
+    def holds(self, sigma: float) -> bool:
+        """Whether the prompt counts at this noise."""
+        return self.end_sigma <= sigma <= self.start_sigma
 
     def crop(self, x: Tensor) -> Tensor:
         """The part of ``x`` (B, C, h, w) in the area, as a view."""
@@ -73,31 +75,23 @@ def guided(
     def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
         now = float(sigma)
         step = max(sum(mark >= now for mark in marks) - 1, 0)
-        regions = [
-            region
-            for region in (*wanted, *unwanted)
-            if region.end_sigma <= now <= region.start_sigma
-        ]
+        active = [region for region in wanted if region.holds(now)]
+        count = len(active)
+        active += [region for region in unwanted if region.holds(now)]
         answers: dict[int, Tensor] = {}
-        for group in _batches(regions):
-            members = [regions[index] for index in group]
-            rows = torch.cat([region.crop(x) for region in members])
-            request = Eval(
-                model,
-                rows,
-                rows.new_full((len(rows),), now),
-                Inputs(aligned([region.tokens for region in members])),
-                step,
-                len(marks),
-            )
-            answer = yield request
+        for group in _batches(active):
+            members = [active[index] for index in group]
+            rows = torch.cat([region.crop(x) for region in members])  # (members · B, C, h, w)
+            inputs = Inputs(aligned([region.tokens for region in members]))
+            sigmas_of_rows = rows.new_full((len(rows),), now)
+            answer = yield Eval(model, rows, sigmas_of_rows, inputs, step, len(marks))
             answers.update(zip(group, answer.split(len(x)), strict=True))
-        parts = [(region, answers[index]) for index, region in enumerate(regions)]
-        towards = _mixture(x, [part for part in parts if part[0] in wanted])
+        parts = [(region, answers[index]) for index, region in enumerate(active)]
+        towards = _mixture(x, parts[:count])
         if not is_guided:
             return towards
-        from_ = _mixture(x, [part for part in parts if part[0] in unwanted])
-        return from_ + (towards - from_) * cfg
+        away_from = _mixture(x, parts[count:])
+        return away_from + (towards - away_from) * cfg
 
     return denoise
 
@@ -237,9 +231,7 @@ def _weight(cond: Cond, area: Area, like: Tensor) -> Tensor | None:
 
 
 def _feathered(size: int, fades_in: bool, fades_out: bool) -> Tensor:
-    """Ones that rise and fall linearly at the ends that are asked for, over a quarter of them at
-    most.
-    """
+    """Ones that rise and fall linearly at the ends asked for, over a quarter of them at most."""
     weights = torch.ones(size)
     length = min(FEATHER, size // 4)
     ramp = torch.arange(1, length + 1) / max(length, 1)

@@ -91,9 +91,7 @@ def sample_along(
     seed: int,
     ancestral_seed_offset: int = 1,
 ) -> Steps[Latent]:
-    """The same along given ``sigmas`` (falling, at least two) from given unit ``noise`` (B, C, h,
-    w).
-    """
+    """The same along given falling ``sigmas`` (two or more), from unit ``noise`` (B, C, h, w)."""
     latent = prepared(model, latent)
     clean = latent.samples * model.latent_scale  # (B, C, h, w)
     noise = noise.to(clean)
@@ -156,9 +154,7 @@ def masked(model: Denoiser, mask: Tensor, clean: Tensor, noise: Tensor) -> Denoi
 
 
 def prepared(model: DiffusionModel, latent: Latent) -> Latent:
-    """The latent on the model's device in float32; an empty one gets as many channels as the model
-    wants.
-    """
+    """The latent on the model's device in float32; an empty one gets the model's channels."""
     samples = latent.samples
     if samples.ndim != 4:
         raise InputError(f"a latent is (B, C, H/8, W/8); got shape {tuple(samples.shape)}")

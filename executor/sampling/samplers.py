@@ -24,9 +24,7 @@ class Denoiser(Protocol):
     """What samplers see of a model: ``denoised = yield from model(x, sigma)``."""
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Steps[Tensor]:
-        """The estimate of the clean latent in ``x`` (B, C, h, w) whose noise has the scalar
-        ``sigma``.
-        """
+        """The clean latent in ``x`` (B, C, h, w), as estimated at the scalar ``sigma``."""
         ...
 
 
@@ -52,9 +50,7 @@ def heun(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Tens
 
 
 def dpm_2(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Tensor]:
-    """DPM-Solver-2 (Lu et al. 2022, algorithm 1) as Karras et al. write it: the slope half-way in
-    log sigma.
-    """
+    """DPM-Solver-2 (Lu et al. 2022, algorithm 1): the slope half-way in log sigma."""
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield from model(x, sigma)
         slope = (x - denoised) / sigma
@@ -65,9 +61,7 @@ def dpm_2(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Ten
 
 
 def euler_ancestral(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Tensor]:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2; η = 1 of Song et al. 2021, eq. 16) with
-    Euler steps.
-    """
+    """Ancestral sampling (Ho et al. 2020, algorithm 2) with Euler steps."""
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield from model(x, sigma)
         sigma_down, sigma_up = _ancestral(sigma, sigma_next)
@@ -95,9 +89,7 @@ def dpm_2_ancestral(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) ->
 
 
 def lms(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Tensor]:
-    """Linear multistep (Adams–Bashforth, order 4) in sigma; the last step to 0 takes the denoised
-    latent.
-    """
+    """Adams–Bashforth of order 4 in sigma; the last step to 0 takes the denoised latent."""
     slopes: list[Tensor] = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = yield from model(x, sigma)
@@ -146,9 +138,7 @@ def dpmpp_sde(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps
 
 
 def lcm(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Steps[Tensor]:
-    """Multistep consistency sampling (Song et al. 2023, algorithm 1; Luo et al. 2023): denoise,
-    noise again.
-    """
+    """Multistep consistency sampling (Song et al. 2023, algorithm 1): denoise, noise again."""
     for sigma, sigma_next in pairwise(sigmas):
         x = yield from model(x, sigma)
         if sigma_next > 0:
@@ -176,9 +166,7 @@ class Sampler:
     sample: Sample
     noise: NoiseKind = "none"
     drops_penultimate: bool = False
-    """The last step goes to 0 from the last but one sigma: at the least sigma, a step of this order
-    gains nothing.
-    """
+    """The last step goes to 0 from the last but one sigma, where its order still counts."""
     has_own_mask_noise: bool = False
     """What a noise mask keeps is noised with ``seed + 1``, not with the initial noise."""
 
@@ -192,7 +180,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "lms": Sampler(lms),
     "dpmpp_2m": Sampler(dpmpp_2m),
     "dpmpp_sde": Sampler(dpmpp_sde, "brownian"),
-    # DDIM at η = 0 is Euler's method in these variables (Song et al. 2021, eq. 14).
+    # DDIM at η = 0 is Euler's method in these variables (Song et al. 2021, eq. 13).
     "ddim": Sampler(euler, has_own_mask_noise=True),
     "uni_pc": Sampler(uni_pc, drops_penultimate=True),
     "uni_pc_bh2": Sampler(uni_pc_bh2, drops_penultimate=True),
@@ -202,9 +190,7 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 
 def _ancestral(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Where to step down to, and how much noise then to add, so that the noise at the end is
-    ``sigma_next``.
-    """
+    """Where to step down to, and the noise to add, so that ``sigma_next`` is reached in sum."""
     up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
     up = torch.minimum(sigma_next, up)
     return (sigma_next**2 - up**2) ** 0.5, up
@@ -268,7 +254,7 @@ def _uni_pc_weights(ratios: list[float], h: float, b: float) -> tuple[list[float
     """The weights of UniP and UniC, in float64 as the terms nearly cancel.
 
     They make the step exact for polynomials in λ up to the order. For UniP's second and UniC's
-    first order the authors' code takes ½ instead, and so do all others.
+    first order the authors' code takes ½ instead; so does this.
     """
     order = len(ratios)
     phi, factorial, right = math.expm1(h) / h - 1, 1, list[float]()

@@ -24,9 +24,7 @@ BEFORE_ALL_NOISE = 999_999_999.9
 """A sigma above every sigma: where 0 % of the sampling is done."""
 
 MOST_STEPS = 1_000_000
-"""More steps than anybody waits for; tiny ``denoise`` values would otherwise ask for lists of any
-length.
-"""
+"""More than anybody waits for; a tiny ``denoise`` would ask for a list of any length."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +51,7 @@ class DiscreteSchedule:
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "DiscreteSchedule":
-        """From the share of the signal's variance that is left at each timestep; all must be above
-        0.
-        """
+        """From the share of the signal's variance left at each timestep; all above 0."""
         share = alphas_cumprod.double()
         sigmas = ((1 - share) / share) ** 0.5
         return cls(sigmas.float(), sigmas.log().float())
@@ -79,9 +75,7 @@ class DiscreteSchedule:
         return distance.argmin(dim=0).float().reshape(sigma.shape)
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        """Sigma at a fractional timestep, interpolated in log sigma; timesteps beyond the table are
-        its ends.
-        """
+        """Sigma at a fractional timestep, interpolated in log sigma; beyond the table, its ends."""
         t = timestep.float().cpu().clamp(0, len(self.sigmas) - 1)
         low, high, part = t.floor().long(), t.ceil().long(), t.frac()
         return ((1 - part) * self.log_sigmas[low] + part * self.log_sigmas[high]).exp()
@@ -138,7 +132,7 @@ def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
 
 
 def beta(schedule: NoiseSchedule, steps: int, shape: float = 0.6) -> Tensor:
-    """Timesteps at quantiles of a Beta(0.6, 0.6) distribution: dense at both ends (Lee 2024).
+    """Timesteps at quantiles of Beta(0.6, 0.6), dense at both ends (Lee et al. 2024).
 
     Steps that fall on the same timestep are merged, so there may be fewer than asked for.
     """
