@@ -77,7 +77,7 @@ def brownian(x: Tensor, sigmas: Tensor, seed: int) -> Noise:
     differential equations", §4), so that noise between two sigmas does not depend on which other
     sigmas were asked for: more steps refine the same picture.
     """
-    import torchsde  # pyright: ignore[reportMissingTypeStubs] -- loads scipy: only for samplers that need it
+    import torchsde  # here, as it loads scipy, and most samplers need neither
 
     low, high = sigmas[sigmas > 0].min(), sigmas.max()
     if low == high:  # a single step, straight to 0: nobody draws

@@ -234,7 +234,7 @@ def _uni_pc(
     steps = len(ends) - 1
     top_order = max(1, min(3, steps - 1))
     at = [-math.log(sigma) for sigma in ends]
-    past = [(yield from model(x, sigmas[0]))]  # D at each λ so far
+    past = [(yield from model(x, sigmas[0]))]  # D at the latest three λ
     for i in range(1, steps + 1):
         order = min(i, top_order, steps + 1 - i)
         h = at[i] - at[i - 1]
@@ -246,7 +246,7 @@ def _uni_pc(
         if i < steps:
             denoised = yield from model(x, sigmas[i])
             x = start - b(-h) * _weighted(corrector, [*slopes, denoised - past[-1]])
-            past.append(denoised)
+            past = [*past[-2:], denoised]
     return x
 
 
