@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,11 @@ async def test_nothing_of_an_attempt_that_was_given_up_shows(path: Path) -> None
     async with open_ledger(path) as ledger:
         await ledger.submit(job("a"))
         (first,) = await ledger.take("w")
+        executed = EventKind.EXECUTED
+        early, late = (replace(PICTURE, filename=f"{name}.png") for name in ("early", "late"))
+        assert await ledger.record("a", first.attempt, EventKind.CACHED, "{}", [early])
         await ledger.requeue("a", first.attempt, has_died=True)
         (second,) = await ledger.take("w")
-        late = replace(PICTURE, filename="late.png")
-        executed = EventKind.EXECUTED
         assert await ledger.record("a", first.attempt, executed, "{}", [late]) is None
         assert await ledger.finish("a", first.attempt, State.FAILED, {}, {"message": "x"}) is None
         assert await ledger.requeue("a", first.attempt, has_died=True) is None
@@ -93,7 +95,10 @@ async def test_nothing_of_an_attempt_that_was_given_up_shows(path: Path) -> None
         assert found is not None
         assert (found.record.state, found.record.preview) == (State.SUCCEEDED, PICTURE)
         assert (found.record.error, json.loads(found.outputs)) == (None, OUTPUTS)
-        assert {event.attempt for event in await ledger.events_of_job("a")} == {second.attempt}
+        assert [event.kind for event in found.events] == [EventKind.ENDED]
+        told = [(event.kind, event.attempt) for event in await ledger.events_of_job("a")]
+        assert told == [(EventKind.CACHED, 1), (executed, 2), (EventKind.ENDED, 2)]
+        assert await ledger.file_owners("early.png", "cats", "output") == {""}  # it is on the disk
         assert await ledger.file_owners("late.png", "cats", "output") == frozenset()
 
 
@@ -260,8 +265,9 @@ async def test_a_job_that_waited_too_long_is_never_taken(path: Path) -> None:
     ],
 )
 def test_what_cannot_be_kept_is_refused_clearly(wrong: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"prompt": "{}", **wrong}
     with pytest.raises(JobRefused, match=said) as refused:
-        NewJob(**{"prompt": "{}", **wrong})
+        NewJob(**given)
     assert len(str(refused.value)) < 200
 
 
@@ -283,6 +289,15 @@ async def test_what_is_no_json_is_refused_and_its_neighbours_are_kept(path: Path
         )
         assert (await ledger.counts()).queued == len(answers) - len(refused)
         assert len(await ledger.queue()) == len(answers) - len(refused)
+
+
+@on_a_loop
+async def test_a_prompt_larger_than_a_row_can_be_is_refused(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        ledger._writer._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        with pytest.raises(JobRefused, match="too large: 10,002 characters"):
+            await ledger.submit(NewJob(prompt=json.dumps("x" * 10_000)))
+        assert await ledger.queue() == ()
 
 
 @on_a_loop

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -239,7 +239,7 @@ async def test_a_migration_happens_as_a_whole_or_not_at_all(
 
 
 @contextmanager
-def no_file_beyond(size_bytes: int) -> Iterator[None]:
+def no_file_beyond(size_bytes: int) -> Generator[None]:
     """A disk that takes no more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))

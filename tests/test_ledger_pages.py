@@ -54,10 +54,11 @@ async def test_the_history_shows_what_ran_oldest_first_and_the_newest_by_default
         taken = await ledger.take("w", 4)
         for one in reversed(taken):
             await ledger.record(one.id, one.attempt, EventKind.STARTED, "{}")
+            await ledger.record(one.id, one.attempt, EventKind.EXECUTED, "{}")
             await ledger.finish(one.id, one.attempt, State.FAILED, {}, {"message": one.id})
 
-        async def shown(*page: int) -> str:
-            return "".join(one.record.id for one in await ledger.history(*page))
+        async def shown(limit: int = 100, offset: int | None = None) -> str:
+            return "".join(one.record.id for one in await ledger.history(limit, offset))
 
         assert await shown() == "edca"
         assert await shown(3) == "dca"
@@ -75,12 +76,16 @@ async def test_the_queue_is_paged_from_its_head_or_shows_the_last_submitted(path
         for id in "abcd":
             await ledger.submit(job(id, is_front=id == "d"))
 
-        async def shown(*page: int) -> str:
-            return "".join(one.record.id for one in await ledger.queue(*page))
+        async def shown(limit: int = 100, offset: int | None = None) -> str:
+            return "".join(one.record.id for one in await ledger.queue(limit, offset))
 
         assert await shown() == "dabc"
         assert await shown(2) == "dc"
         assert await shown(2, 1) == "ab"
+        for id in "efg":
+            await ledger.submit(job(id, number=1))
+        assert await shown(3) == "efg"
+        assert await shown() == "daefgbc"
 
 
 @on_a_loop
