@@ -21,6 +21,7 @@ _GROUPS = 32  # of every norm in every real family
 
 def unet_config(shapes: Shapes, family: Family, hints: Hints) -> Config:
     """The U-Net with these tensors (by the file's names, without prefix)."""
+    _check_not_empty(shapes)
     levels = _unet_levels(shapes)
     if any(len(level) != len(levels[0]) or len(set(level)) > 1 for level in levels):
         raise ValueError("its levels are irregular")
@@ -70,6 +71,7 @@ def _unet_levels(shapes: Shapes) -> list[list[tuple[int, int]]]:
 
 def vae_config(shapes: Shapes, hints: Hints) -> Config:
     """The autoencoder with these tensors (by the file's names, without prefix)."""
+    _check_not_empty(shapes)
     levels = _indices(shapes, r"decoder\.up\.(\d+)\.")
     widths = [shapes[f"decoder.up.{level}.block.0.conv2.weight"][0] for level in levels]
     groups = hints.vae_norm_groups or min(_GROUPS, widths[0] // 4)
@@ -90,6 +92,7 @@ def vae_config(shapes: Shapes, hints: Hints) -> Config:
 
 def text_config(shapes: Shapes, tower: TextTower, hints: Hints) -> Config:
     """The text encoder with these tensors (by transformers' names)."""
+    _check_not_empty(shapes)
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
     heads = hints.clip_heads or max(1, width // 64)
     _check_divides("text encoder heads", [heads], [width])
@@ -101,7 +104,18 @@ def text_config(shapes: Shapes, tower: TextTower, hints: Hints) -> Config:
         "num_attention_heads": heads,
         "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
         "hidden_act": tower.activation,
+        # special tokens are the tokenizer's business; the defaults would be checked against it
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
     }
+
+
+def _check_not_empty(shapes: Shapes) -> None:
+    """Every tensor has numbers in it."""
+    empty = next((name for name, shape in shapes.items() if 0 in shape), None)
+    if empty is not None:
+        raise ValueError(f"{empty} is empty")
 
 
 def _indices(shapes: Shapes, pattern: str) -> list[int]:

@@ -5,6 +5,7 @@ it stays a view of the file (so replace a file by renaming another over it, neve
 Everything is checked against the header before a weight is read. No network access, ever.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from executor.models.text import ClipText, FindEmbedding, no_embeddings
 from executor.models.unet import UNet
 from executor.models.vae import Autoencoder, MissingAutoencoder
 from executor.sampling.schedules import DiscreteSchedule
+
+log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -109,6 +112,14 @@ def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
     )
     dtype = devices.unet_dtype(part.stored_dtype(network))
     part.fill(network, devices, dtype)
+    unused = sorted(set(shapes) - set(layout.unet_names(network.state_dict()).values()))
+    if unused:  # another loader may know what they do; here the picture may differ from its
+        log.warning(
+            "%s: %d tensors of its U-Net are of no use here: %s",
+            file.path.name,
+            len(unused),
+            ", ".join(unused[:_SHOWN]),
+        )
     return UNet(
         network,
         family=family,
@@ -200,7 +211,7 @@ class _Part:
         try:
             with torch.device("meta"):
                 return make()
-        except (KeyError, IndexError, ValueError, TypeError, StopIteration, RuntimeError) as error:
+        except (KeyError, IndexError, ValueError, TypeError, StopIteration) as error:
             why = f"there is no tensor {error}" if isinstance(error, KeyError) else str(error)
             raise ModelFileError(
                 f"{self.header.path.name}: its {self.title} is incomplete, or none that Weft knows "
