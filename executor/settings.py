@@ -17,6 +17,13 @@ from executor.errors import SettingsError, nearest
 PREFIX = "WEFT_"
 
 
+def _names(value: Any) -> Any:
+    """A list of names as the environment spells it: separated by commas."""
+    if not isinstance(value, str):
+        return value
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
 def _paths(value: Any) -> Any:
     """A list of folders as the environment spells it: separated as in ``PATH``."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
@@ -80,6 +87,21 @@ class Settings(BaseModel):
         default=100_000_000,
         description="Pictures of more pixels than this, all frames together, are refused before "
         "they are decoded.",
+    )
+
+    listen: str = Field(
+        default="127.0.0.1",
+        description="The address that the server listens on; several are separated by commas. "
+        "127.0.0.1 is this machine only, 0.0.0.0 every network that it is in.",
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8188, description="The port that the server listens on; 0 takes any free one."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(),
+        description="Further names under which a server that listens on loopback only may be asked "
+        "for, as behind a proxy; separated by commas. Others are refused, since web sites can make "
+        "their names lead to this machine.",
     )
 
     @classmethod

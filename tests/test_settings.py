@@ -24,6 +24,9 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_HOST_CACHE_BYTES": "1000",
         "WEFT_MAX_BATCH_ROWS": "8",
         "WEFT_MAX_PICTURE_PIXELS": "1000",
+        "WEFT_LISTEN": "0.0.0.0,::",
+        "WEFT_PORT": "80",
+        "WEFT_ALLOWED_HOSTS": "weft.example, pictures.example",
     }
     assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     assert Settings.from_environment(environ) == Settings(
@@ -39,6 +42,9 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         host_cache_bytes=1000,  # pyright: ignore[reportArgumentType]
         max_batch_rows=8,
         max_picture_pixels=1000,
+        listen="0.0.0.0,::",
+        port=80,
+        allowed_hosts=("weft.example", "pictures.example"),
     )
 
 

@@ -1,0 +1,57 @@
+"""The application: every route, and what happens to each request before and after.
+
+A feature is a module with its ``routes``. They are there twice, at ``/x`` for programs and at
+``/api/x`` for the official frontend, as ComfyUI has them.
+"""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from executor.api.access_log import Handler, log_requests
+from executor.api.keys import DISPATCHER, FOLDERS, IS_ANSWERING, LEDGER, SETTINGS
+from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
+from executor.api.security import only_own_pages
+from executor.dispatch import Dispatcher
+from executor.ledger import Ledger
+from executor.paths import Folders
+from executor.settings import Settings
+
+FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = ()
+"""The routes of each feature."""
+
+
+def create_app(
+    settings: Settings, folders: Folders, ledger: Ledger, dispatcher: Dispatcher
+) -> web.Application:
+    """The application; whoever made the ledger and the dispatcher starts and closes them."""
+    app = web.Application(
+        middlewares=[log_requests, answer_errors, only_own_pages],
+        client_max_size=MAX_BODY_BYTES,
+    )
+    app[SETTINGS], app[FOLDERS] = settings, folders
+    app[LEDGER], app[DISPATCHER] = ledger, dispatcher
+    for routes in FEATURES:
+        app.router.add_routes([*routes, *map(_under_api, routes)])
+    return app
+
+
+def _under_api(route: web.AbstractRouteDef) -> web.RouteDef:
+    """A route again, below ``/api``."""
+    assert isinstance(route, web.RouteDef), "a feature's routes are plain ones"
+    return web.RouteDef(route.method, f"/api{route.path}", route.handler, route.kwargs)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error with JSON that says what is wrong."""
+    try:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise too_large(MAX_BODY_BYTES)
+        return await handler(request)
+    except Exception as error:  # one request's failure is not the server's: the request's door
+        if isinstance(error, web.HTTPException) and error.status < 400:
+            raise
+        if request.get(IS_ANSWERING):
+            raise
+        return refusal_of(error, request).reply()
