@@ -214,7 +214,7 @@ class _Check:
 
     def _constant(self, node_id: NodeId, wanted: Input, details: "ErrorDetails") -> None:
         """Say what pydantic found in our words."""
-        kind, words = _in_words(wanted, details)
+        kind, words = in_words(wanted, details)
         self._say(kind, words, node_id, wanted.name, details["input"])
 
     def _files(self, node_id: NodeId, node: Node) -> list[str]:
@@ -327,7 +327,7 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def _in_words(wanted: Input, details: "ErrorDetails") -> tuple[Kind, str]:
+def in_words(wanted: Input, details: "ErrorDetails") -> tuple[Kind, str]:
     """The kind of a pydantic error, and what it says about an input."""
     name, got = wanted.name, _shown(details["input"])
     match details["type"]:

@@ -35,6 +35,7 @@ from pydantic import ValidationError
 from executor.context import Context
 from executor.errors import FileError, Kind, Problem, WorkflowError, nearest
 from executor.node import Input, Link, Node, NodeId
+from executor.png_text import read_workflow
 from executor.steps import Eval
 
 if TYPE_CHECKING:
@@ -67,9 +68,16 @@ class Workflow:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a workflow from a JSON file. Raises FileError, WorkflowError."""
+        """Read a workflow from a JSON file, or from a PNG that carries one.
+
+        Raises FileError, WorkflowError.
+        """
+        path = Path(path)
         try:
-            prompt = json.loads(Path(path).read_text(encoding="utf-8"))
+            if path.suffix.lower() == ".png":
+                prompt = read_workflow(path).prompt
+            else:
+                prompt = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FileError(f"{path}: not a workflow file ({error})") from error
         return cls(_specs(prompt))
@@ -154,9 +162,13 @@ class Workflow:
         try:
             node = cls.model_validate(before | inputs)
         except ValidationError as error:
+            from executor.graph import in_words
+
+            faults = {str(fault["loc"][0]): fault for fault in error.errors()}
             raise refuse(
-                (Kind.INVALID_VALUE, str(fault["loc"][0]), f"{fault['loc'][0]}: {fault['msg']}")
-                for fault in error.errors()
+                (kind, name, words)
+                for name, fault in faults.items()
+                for kind, words in [in_words(known[name], fault)]
             ) from error
         spec["inputs"] |= self._written(node_id, node)
 

@@ -214,7 +214,8 @@ def test_inputs_are_set_to_constants_and_to_outputs() -> None:
     ("change", "words"),
     [
         ({"step": 4}, r"KSampler \(node 5\): has no input 'step'; did you mean 'steps'"),
-        ({"steps": 0}, r"KSampler \(node 5\): steps: .*greater than or equal to 1"),
+        ({"steps": 0}, r"KSampler \(node 5\): steps must be ≥ 1, got 0"),
+        ({"sampler_name": "eular"}, r"sampler_name cannot be \"eular\"; did you mean 'euler'"),
         ({"model": Link("4", 0)}, r"model takes MODEL, but output 0 of EmptyLatent \(node 4\)"),
     ],
 )
@@ -251,6 +252,14 @@ def test_what_prompt_gives_is_a_copy() -> None:
     add = built()
     add.prompt()["5"]["inputs"]["steps"] = 1
     assert add.prompt()["5"]["inputs"]["steps"] == 20
+
+
+def test_a_workflow_is_read_from_a_picture_that_carries_it() -> None:
+    folder = Path(__file__).parents[1] / "workflows"
+    carried = Workflow.load(folder / "pictures" / "inpaint_00001_.png")
+    assert carried.prompt() == Workflow.load(folder / "inpaint.json").prompt()
+    with pytest.raises(FileError, match="carries no workflow"):
+        Workflow.load(folder / "input" / "red_circle.png")
 
 
 @pytest.mark.parametrize(
