@@ -116,7 +116,7 @@ class Workflow:
         """
         if where in self._nodes:
             return where
-        titles = {n: spec.get("_meta", {}).get("title") for n, spec in self._nodes.items()}
+        titles = {n: _title(spec) for n, spec in self._nodes.items()}
         classes = {n: spec["class_type"] for n, spec in self._nodes.items()}
         for names in (titles, classes):
             found = [node_id for node_id, name in names.items() if name == where]
@@ -245,6 +245,14 @@ def _is_spec(spec: Any) -> bool:
             return True
         case _:
             return False
+
+
+def _title(spec: Mapping[str, Any]) -> str | None:
+    match spec:
+        case {"_meta": {"title": str(title)}}:
+            return title
+        case _:
+            return None
 
 
 def _json(value: Any) -> Any:

@@ -230,6 +230,7 @@ def test_a_loaded_workflow_goes_on_behind_its_last_number(tmp_path: Path) -> Non
     before = {
         "3": {"class_type": "ToyNumber", "inputs": {"value": 1, "old": True}},
         "74:22": {"class_type": "ToyAdd", "inputs": {"a": ["3", 0]}},
+        "8": {"class_type": "ToyNumber", "inputs": {"value": 1}, "_meta": None},
         "9": {"class_type": "NobodyKnows", "inputs": {}, "_meta": {"title": "Odd"}},
     }
     add = Workflow(before)
