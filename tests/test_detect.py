@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def inspected(
     path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] | None = None
 ) -> ModelFile:
     """What is told of a file with such a header; its weights are a hole in the disk."""
-    at, header = 0, {"__metadata__": dict(metadata or {})}
+    at = 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
     for name, shape in shapes.items():
         size = math.prod(shape) * 2
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}

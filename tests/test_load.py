@@ -248,7 +248,7 @@ def refusal(path: Path, load: Callable[[Path, Devices], object] = load_checkpoin
     return said
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+def rewritten(path: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
     """A tiny checkpoint with something changed."""
     testing.write_tiny_checkpoint(path)
     weights = load_file(path)

@@ -1,6 +1,8 @@
 """The text encoder as nodes see it: prompts in, conditionings out."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from executor.models.text import ClipText
 from executor.models.tokenizer import bundled
 
 # float32 rounding of another order of sums, of numbers around 1; measured: 1e-6
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 LONG = "a red fox in the snow, " * 20
 
 
@@ -43,7 +45,7 @@ def clip(folder: Path) -> ClipText:
 @pytest.fixture(scope="module")
 def reference() -> CLIPTextModel:
     """The same weights in a model that transformers built, with its own forward pass."""
-    config = testing.TEXT | {"num_hidden_layers": 3, "eos_token_id": 49_407}
+    config: dict[str, Any] = testing.TEXT | {"num_hidden_layers": 3, "eos_token_id": 49_407}
     network = CLIPTextModel(CLIPTextConfig(**config))
     network.load_state_dict(testing.random_weights(CLIPTextModel, config, seed=0))
     return network.eval()
@@ -67,8 +69,8 @@ def test_it_encodes_as_transformers_does(
 ) -> None:
     expected = reference(padded(text))
     (cond,) = clip.encode(text)
-    torch.testing.assert_close(cond.tokens, expected.last_hidden_state, **CLOSE)
-    torch.testing.assert_close(cond.pooled, expected.pooler_output, **CLOSE)
+    assert_close(cond.tokens, expected.last_hidden_state)
+    assert_close(cond.pooled, expected.pooler_output)
     assert not cond.tokens.requires_grad
 
 
@@ -83,8 +85,8 @@ def test_an_earlier_layer_is_normed_as_the_last_is(
         if layer == -1:
             expected = reference(padded(text)).last_hidden_state
         (cond,) = clip.with_last_layer(layer).encode(text)
-        torch.testing.assert_close(cond.tokens, expected, **CLOSE)
-        torch.testing.assert_close(cond.pooled, clip.encode(text)[0].pooled)
+        assert_close(cond.tokens, expected)
+        assert_close(cond.pooled, clip.encode(text)[0].pooled)
 
 
 def test_a_layer_before_the_first_is_the_last(clip: ClipText) -> None:
@@ -108,7 +110,7 @@ def test_weights_act_around_the_empty_prompt(clip: ClipText) -> None:
     weights = torch.ones(77)
     weights[2] = 1.5  # start, a, red
     expected = empty + weights[None, :, None] * (plain - empty)
-    torch.testing.assert_close(tokens(clip, "a (red:1.5) fox"), expected, **CLOSE)
+    assert_close(tokens(clip, "a (red:1.5) fox"), expected)
 
 
 def test_the_weight_1_changes_nothing(clip: ClipText) -> None:
@@ -117,7 +119,7 @@ def test_the_weight_1_changes_nothing(clip: ClipText) -> None:
 
 def test_a_weight_of_0_leaves_the_empty_prompts_tokens(clip: ClipText) -> None:
     found = tokens(clip, "(a red fox:0)")
-    torch.testing.assert_close(found[:, 1:4], tokens(clip, "")[:, 1:4], **CLOSE)
+    assert_close(found[:, 1:4], tokens(clip, "")[:, 1:4])
 
 
 def test_a_long_prompt_is_its_chunks_one_after_another(clip: ClipText) -> None:
@@ -128,8 +130,9 @@ def test_a_long_prompt_is_its_chunks_one_after_another(clip: ClipText) -> None:
     # cut after 75 tokens, as the second chunk's words alone show
     words = LONG.split()
     rest = next(i for i in range(len(words)) if len(bundled().ids(" ".join(words[i:]))) == 65)
-    torch.testing.assert_close(found[:, 77:], tokens(clip, " ".join(words[rest:])), **CLOSE)
+    assert_close(found[:, 77:], tokens(clip, " ".join(words[rest:])))
     (cond,) = clip.encode(LONG)
+    assert cond.pooled is not None
     assert cond.pooled.shape == (1, 32)
 
 
@@ -143,11 +146,11 @@ def test_an_embedding_of_a_words_vector_is_that_word(clip: ClipText, folder: Pat
     )
     expected = tokens(clip, "a red fox runs")
     for text in ("a embedding:redfox runs", "a red embedding:one runs"):
-        torch.testing.assert_close(tokens(clip, text), expected, **CLOSE)
+        assert_close(tokens(clip, text), expected)
     # half precision keeps 11 bits of the vector
-    torch.testing.assert_close(tokens(clip, "a red embedding:xl runs"), expected, rtol=0, atol=0.02)
+    assert_close(tokens(clip, "a red embedding:xl runs"), expected, rtol=0, atol=0.02)
     weighted = tokens(clip, "a (red fox:1.2) runs")
-    torch.testing.assert_close(tokens(clip, "a (embedding:redfox:1.2) runs"), weighted, **CLOSE)
+    assert_close(tokens(clip, "a (embedding:redfox:1.2) runs"), weighted)
 
 
 def test_the_words_vectors_are_left_alone(clip: ClipText, folder: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_hard_texts_have_the_tokens_of_transformers() -> None:
 
     ours = bundled()
     model = json.loads(ours.backend.to_str())["model"]
-    theirs = CLIPTokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]])
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    theirs = CLIPTokenizer(vocab=model["vocab"], merges=merges)
     for text in [*KNOWN, *HARD]:
         assert list(ours.ids(text)) == theirs(text, add_special_tokens=False).input_ids
 

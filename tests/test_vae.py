@@ -1,6 +1,8 @@
 """The autoencoder as nodes see it: pictures in [0, 1], unscaled latents."""
 
 import logging
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from executor.models.load import load_vae
 from executor.models.vae import Autoencoder
 
 # float32 rounding of another order of sums; measured: 1e-6
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,8 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
 
 
 @pytest.fixture(scope="module")
-def reference() -> AutoencoderKL:
+def reference() -> Any:
+    """The same weights in a module that diffusers built."""
     network = AutoencoderKL(**testing.VAE)
     network.load_state_dict(testing.random_weights(AutoencoderKL, testing.VAE, seed=0))
     return network.eval()
@@ -36,23 +39,21 @@ def pictures(*shape: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_it_encodes_to_the_mode_as_diffusers_does(
-    vae: Autoencoder, reference: AutoencoderKL
-) -> None:
+def test_it_encodes_to_the_mode_as_diffusers_does(vae: Autoencoder, reference: Any) -> None:
     pixels = pictures(2, 16, 24, 3)
     expected = reference.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist.mean
     assert expected.shape == (2, 4, 2, 3)
-    torch.testing.assert_close(vae.encode(pixels), expected, **CLOSE)
+    assert_close(vae.encode(pixels), expected)
     assert torch.equal(vae.encode(pixels), vae.encode(pixels))
 
 
 @torch.no_grad()
-def test_it_decodes_as_diffusers_does(vae: Autoencoder, reference: AutoencoderKL) -> None:
+def test_it_decodes_as_diffusers_does(vae: Autoencoder, reference: Any) -> None:
     samples = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))
     expected = (reference.decode(samples).sample.movedim(1, -1) + 1) / 2
     decoded = vae.decode(samples)
     assert decoded.shape == (2, 16, 24, 3)
-    torch.testing.assert_close(decoded, expected.clamp(0, 1), **CLOSE)
+    assert_close(decoded, expected.clamp(0, 1))
 
 
 def test_decoded_pictures_stay_within_0_and_1(vae: Autoencoder) -> None:
@@ -71,7 +72,7 @@ def test_alpha_is_left_out_and_grey_is_all_colours(vae: Autoencoder) -> None:
     pixels = pictures(1, 16, 16, 4)
     assert torch.equal(vae.encode(pixels), vae.encode(pixels[..., :3]))
     grey = pixels[..., :1]
-    torch.testing.assert_close(vae.encode(grey), vae.encode(grey.repeat(1, 1, 1, 3)), **CLOSE)
+    assert_close(vae.encode(grey), vae.encode(grey.repeat(1, 1, 1, 3)))
 
 
 def test_what_cannot_be_encoded_or_decoded_is_said(vae: Autoencoder) -> None:
@@ -100,5 +101,5 @@ def test_a_batch_gives_the_same_in_slices(
     bytes_per_picture = 4 * 32 * 4 * 16 * 16
     monkeypatch.setattr(devices, "free_bytes", lambda device: 3 * bytes_per_picture)
     with caplog.at_level(logging.INFO):
-        torch.testing.assert_close(vae.encode(pixels), whole, **CLOSE)
+        assert_close(vae.encode(pixels), whole)
     assert "2 of 5 at once" in caplog.text
