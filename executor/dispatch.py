@@ -9,11 +9,11 @@ of a job's end after the ledger has it.
 import asyncio
 import json
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from executor.events import Cached, Ended, Event, Executed, Failed, JobId, Outcome, Started
 from executor.fabric.messages import (
@@ -30,8 +30,10 @@ from executor.fabric.messages import (
     ToWorker,
 )
 from executor.graph import check
-from executor.ledger import EventKind, JobFile, Ledger, State, TakenJob
+from executor.ledger import EventKind, JobEvent, JobFile, Ledger, State, TakenJob
 from executor.paths import Folders
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Running:
     )
     error: dict[str, Any] | None = None  # of the first node that failed
     executed: list[str] = field(default_factory=list[str])
+    untold: "deque[Untold]" = field(default_factory=lambda: deque[Untold]())
 
     @property
     def id(self) -> JobId:
@@ -78,7 +81,11 @@ class Running:
 
 
 Happening: TypeAlias = Event | Preview
-Watcher: TypeAlias = Callable[[Running, Happening], None]
+Untold: TypeAlias = tuple[Happening, "asyncio.Future[JobEvent | None] | None"]
+"""What is still to be told, and what is awaited for that: its being kept, if it is to be kept."""
+
+Watcher: TypeAlias = Callable[[Running, Happening, JobEvent | None], None]
+"""Told what happened to a job, in order; of what is kept, the event as the ledger has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +118,8 @@ class Dispatcher:
         self.ledger, self.folders = ledger, folders
         self.seats = [Seat(name, spawn) for name, spawn in spawns.items()]
         self.watchers: list[Watcher] = []
+        self.wants_previews: Callable[[Running], bool] = lambda job: False
+        """Asked when a job starts: whether anybody will look at its previews."""
         self._is_closing = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -177,7 +186,7 @@ class Dispatcher:
             await self._wake.wait()
             self._wake.clear()
             while not self._is_closing and (room := sum(seat.room for seat in self.seats)) > 0:
-                taken = await self.ledger.take("", room)
+                taken = await self.ledger.take(room)
                 for job in taken:
                     self._assign(job)
                 if not taken:
@@ -206,6 +215,7 @@ class Dispatcher:
         while len(seat.keys) > REMEMBERED_KEYS:
             seat.keys.popitem(last=False)
         seat.running[job.id] = job
+        self._spawn_task(self.ledger.assign(job.id, taken.attempt, seat.name))
         assert seat.worker is not None, "a seat with room has a worker"
         seat.worker.send(
             RunJob(
@@ -214,7 +224,7 @@ class Dispatcher:
                 job.prompt,
                 extra_data.get("extra_pnginfo") or {},
                 taken.body.targets,
-                wants_previews=bool(extra_data.get("weft_previews")),
+                wants_previews=self.wants_previews(job),
             )
         )
 
@@ -271,7 +281,9 @@ class Dispatcher:
         if requeued and requeued.end:
             log.error("job %s lost its worker (code %d) again and is given up", job.id, code)
             job.error = json.loads(requeued.end.data)["error"]
-            self._notify(job, Ended(job.id, Outcome.FAILED))
+            kept: asyncio.Future[JobEvent | None] = asyncio.get_running_loop().create_future()
+            kept.set_result(requeued.end)
+            self._tell(job, Ended(job.id, Outcome.FAILED), kept)
         else:
             log.warning("job %s lost its worker (code %d) and is queued again", job.id, code)
         self.wake()
@@ -287,7 +299,7 @@ class Dispatcher:
             case Preview():
                 job = seat.running.get(message.job_id)
                 if job and job.taken.attempt == message.attempt:
-                    self._notify(job, message)
+                    self._tell(job, message)
             case Rejected():
                 job = seat.running.get(message.job_id)
                 if job and job.taken.attempt == message.attempt:
@@ -301,11 +313,12 @@ class Dispatcher:
 
     def _follow(self, seat: Seat, job: Running, event: Event) -> None:
         """Note what is to be kept of an event, and tell whoever watches."""
+        kept = None
         match event:
             case Started():
-                self._record(job, EventKind.STARTED, {})
+                kept = self._record(job, EventKind.STARTED, {})
             case Cached(node_ids=node_ids):
-                self._record(job, EventKind.CACHED, {"nodes": list(node_ids)})
+                kept = self._record(job, EventKind.CACHED, {"nodes": list(node_ids)})
             case Executed(node_id=node_id, files=files):
                 job.executed.append(node_id)
                 if files:
@@ -314,9 +327,9 @@ class Dispatcher:
                         shown = {"filename": file.filename, "subfolder": file.subfolder}
                         output.setdefault(file.kind, []).append({**shown, "type": file.type})
                     job.outputs[node_id] = output
-                    kept = [JobFile(f.filename, f.subfolder, f.type, node_id) for f in files]
+                    left = [JobFile(f.filename, f.subfolder, f.type, node_id) for f in files]
                     data = {"node": node_id, "output": output}
-                    self._record(job, EventKind.EXECUTED, data, kept)
+                    kept = self._record(job, EventKind.EXECUTED, data, left)
             case Failed(node_id=node_id, failure=failure):
                 job.error = job.error or {
                     "node_id": node_id,
@@ -326,44 +339,71 @@ class Dispatcher:
                     "traceback": list(failure.traceback),
                     "executed": list(job.executed),
                 }
-                self._record(job, EventKind.FAILED, {"node": node_id, "message": failure.message})
+                data = {"node": node_id, "message": failure.message}
+                kept = self._record(job, EventKind.FAILED, data)
             case Ended(outcome=outcome):
                 self._spawn_task(self._finish(seat, job, outcome))
                 return  # told when the ledger has it
             case _:
                 pass
-        self._notify(job, event)
+        self._tell(job, event, kept)
 
     def _record(
         self, job: Running, kind: EventKind, data: Mapping[str, Any], files: Sequence[JobFile] = ()
-    ) -> None:
+    ) -> "asyncio.Task[JobEvent | None]":
         """Keep an event; the ledger keeps the order in which it was asked to."""
         text = json.dumps(data)
-        self._spawn_task(self.ledger.record(job.id, job.taken.attempt, kind, text, files))
+        return self._spawn_task(self.ledger.record(job.id, job.taken.attempt, kind, text, files))
 
     async def _finish(self, seat: Seat, job: Running, outcome: Outcome) -> None:
         """Write a job's end, then tell it. Once: a job that is over has left its seat."""
         if seat.running.pop(job.id, None) is None:
             return
         self.wake()
-        await self.ledger.finish(
+        finish = self.ledger.finish(
             job.id,
             job.taken.attempt,
             STATES[outcome],
             job.outputs,
             job.error,
         )
-        self._notify(job, Ended(job.id, outcome))
+        kept = self._spawn_task(finish)
+        self._tell(job, Ended(job.id, outcome), kept)
+        await asyncio.wait([kept])
 
-    def _notify(self, job: Running, happening: Happening) -> None:
-        for watcher in self.watchers:
-            watcher(job, happening)
+    def _tell(
+        self,
+        job: Running,
+        happening: Happening,
+        kept: "asyncio.Future[JobEvent | None] | None" = None,
+    ) -> None:
+        """Tell the watchers, behind all that happened before; what is kept once it is kept."""
+        job.untold.append((happening, kept))
+        if kept is not None and not kept.done():
+            kept.add_done_callback(lambda _: self._tell_on(job))
+        self._tell_on(job)
 
-    def _spawn_task(self, work: Coroutine[Any, Any, object]) -> None:
+    def _tell_on(self, job: Running) -> None:
+        """Tell what need not be waited for any more."""
+        while job.untold:
+            happening, kept = job.untold[0]
+            if kept is not None and not kept.done():
+                return
+            job.untold.popleft()
+            event = None
+            if kept is not None:
+                event = None if kept.cancelled() or kept.exception() else kept.result()
+                if event is None:  # of an attempt that is over
+                    continue
+            for watcher in self.watchers:
+                watcher(job, happening, event)
+
+    def _spawn_task(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Run something beside; a fault in it is logged, and nothing else stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)

@@ -26,12 +26,12 @@ def job(id: str | None = None, **more: Any) -> NewJob:
 
 
 async def take_all(ledger: Ledger) -> list[str]:
-    return [taken.id for taken in await ledger.take("w", 1_000)]
+    return [taken.id for taken in await ledger.take(1_000)]
 
 
 async def run_one(ledger: Ledger, state: State = State.SUCCEEDED) -> TakenJob:
     """Take the next job and end it, with a picture."""
-    (taken,) = await ledger.take("w")
+    (taken,) = await ledger.take()
     assert await ledger.record(taken.id, taken.attempt, EventKind.STARTED, "{}")
     assert await ledger.record(taken.id, taken.attempt, EventKind.EXECUTED, "{}", [PICTURE])
     assert await ledger.finish(taken.id, taken.attempt, state, OUTPUTS)

@@ -66,7 +66,7 @@ async def test_numbers_are_not_given_out_again_after_all_was_deleted(path: Path)
 async def test_each_job_is_taken_exactly_once_by_takers_at_the_same_time(path: Path) -> None:
     async with open_ledger(path) as ledger:
         accepted = await asyncio.gather(*(ledger.submit(job()) for _ in range(100)))
-        takes = await asyncio.gather(*(ledger.take(f"w{i}", 7) for i in range(20)))
+        takes = await asyncio.gather(*(ledger.take(7) for i in range(20)))
         taken = [one.id for take in takes for one in take]
         assert len({one.number for one in accepted}) == 100
         assert sorted(taken) == sorted(one.id for one in accepted)
@@ -80,12 +80,12 @@ async def test_each_job_is_taken_exactly_once_by_takers_at_the_same_time(path: P
 async def test_nothing_of_an_attempt_that_was_given_up_shows(path: Path) -> None:
     async with open_ledger(path) as ledger:
         await ledger.submit(job("a"))
-        (first,) = await ledger.take("w")
+        (first,) = await ledger.take()
         executed = EventKind.EXECUTED
         early, late = (replace(PICTURE, filename=f"{name}.png") for name in ("early", "late"))
         assert await ledger.record("a", first.attempt, EventKind.CACHED, "{}", [early])
         await ledger.requeue("a", first.attempt, has_died=True)
-        (second,) = await ledger.take("w")
+        (second,) = await ledger.take()
         assert await ledger.record("a", first.attempt, executed, "{}", [late]) is None
         assert await ledger.finish("a", first.attempt, State.FAILED, {}, {"message": "x"}) is None
         assert await ledger.requeue("a", first.attempt, has_died=True) is None
@@ -122,11 +122,24 @@ async def test_a_job_that_is_put_back_has_its_old_place(path: Path) -> None:
     async with open_ledger(path) as ledger:
         for id in "abc":
             await ledger.submit(job(id))
-        a, b = await ledger.take("w", 2)
+        a, b = await ledger.take(2)
         assert await ledger.requeue("b", b.attempt, has_died=False) is not None
         assert await ledger.requeue("a", a.attempt, has_died=False) is not None
-        again = await ledger.take("w", 3)
+        again = await ledger.take(3)
         assert [(one.id, one.attempt) for one in again] == [("a", 2), ("b", 2), ("c", 1)]
+
+
+@on_a_loop
+async def test_a_running_job_can_be_given_to_a_worker(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.submit(job("a"))
+        assert not await ledger.assign("a", 1, "gpu")
+        await ledger.take()
+        assert await ledger.assign("a", 1, "gpu")
+        assert not await ledger.assign("a", 2, "other")
+        record = await ledger.job_record("a")
+        assert record is not None
+        assert record.worker == "gpu"
 
 
 @on_a_loop
@@ -134,11 +147,11 @@ async def test_a_job_fails_at_the_second_death_of_its_worker(path: Path) -> None
     async with open_ledger(path) as ledger:
         await ledger.submit(job("a"))
         for has_died in (False, True, False):
-            (taken,) = await ledger.take("w")
+            (taken,) = await ledger.take()
             requeued = await ledger.requeue("a", taken.attempt, has_died=has_died)
             assert requeued is not None
             assert requeued.end is None
-        (taken,) = await ledger.take("w")
+        (taken,) = await ledger.take()
         requeued = await ledger.requeue("a", taken.attempt, has_died=True)
         assert requeued is not None
         assert requeued.end is not None
@@ -146,7 +159,7 @@ async def test_a_job_fails_at_the_second_death_of_its_worker(path: Path) -> None
         record = await ledger.job_record("a")
         assert record is not None
         assert (record.state, record.deaths) == (State.FAILED, 2)
-        assert await ledger.take("w") == ()
+        assert await ledger.take() == ()
 
 
 @on_a_loop
@@ -154,11 +167,11 @@ async def test_after_a_restart_running_jobs_are_queued_in_their_old_order(path: 
     async with open_ledger(path) as ledger:
         for id in "abcd":
             await ledger.submit(job(id))
-        await ledger.take("w", 2)
+        await ledger.take(2)
     async with open_ledger(path) as ledger:
         assert await ledger.recover() == 2
         assert await ledger.finish("a", 1, State.SUCCEEDED) is None
-        again = await ledger.take("w", 4)
+        again = await ledger.take(4)
         assert [(one.id, one.attempt) for one in again] == [("a", 2), ("b", 2), ("c", 1), ("d", 1)]
 
 
@@ -199,7 +212,7 @@ async def test_cancelling_ends_what_is_queued_and_nothing_else(path: Path) -> No
     async with open_ledger(path) as ledger:
         for id in "abc":
             await ledger.submit(job(id, owner="ann"))
-        await ledger.take("w")
+        await ledger.take()
         assert await ledger.cancel(["b"], owner="bob") == ()
         (end,) = await ledger.cancel(["a", "b", "b", "unknown", "\ud800", "\0"], owner="ann")
         assert (end.job_id, json.loads(end.data)) == ("b", {"state": "cancelled", "error": None})
@@ -212,7 +225,7 @@ async def test_clearing_the_queue_ends_all_or_one_owners_jobs(path: Path) -> Non
     async with open_ledger(path) as ledger:
         owners = ["ann", "bob"] * 60
         await asyncio.gather(*(ledger.submit(job(owner=owner)) for owner in owners))
-        await ledger.take("w")
+        await ledger.take()
         assert await ledger.clear_queue("bob") == 60
         assert (await ledger.counts("ann")).queued == 59
         assert await ledger.clear_queue() == 59
@@ -231,7 +244,7 @@ async def test_a_job_that_waited_too_long_is_never_taken(path: Path) -> None:
         await ledger.submit(job("any"))
         assert await ledger.expire() == ()
         now[0] += 10
-        assert [taken.id for taken in await ledger.take("w")] == ["long"]
+        assert [taken.id for taken in await ledger.take()] == ["long"]
         (end,) = await ledger.expire()
         assert (end.job_id, json.loads(end.data)["state"]) == ("short", "timed_out")
         assert await state_of(ledger, "short") == State.TIMED_OUT

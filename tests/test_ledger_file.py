@@ -54,7 +54,7 @@ async def main():
 
         async def run():
             while True:
-                for job in await ledger.take("w", 3):
+                for job in await ledger.take(3):
                     if job.number % 3:
                         assert await ledger.finish(job.id, job.attempt, State.SUCCEEDED)
                         print("finished", job.id, flush=True)
@@ -122,7 +122,7 @@ async def test_a_caller_that_is_cancelled_before_its_turn_asked_for_nothing(path
         go_on = Event()
         busy = asyncio.create_task(ledger._writer.do(lambda to: go_on.wait()))
         await asyncio.sleep(0)
-        gone = asyncio.create_task(ledger.take("w"))
+        gone = asyncio.create_task(ledger.take())
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -295,6 +295,7 @@ HOT = {
     "by id": queue.BY_ID,
     "head": queue.HEAD,
     "take": queue.TAKE,
+    "assign": queue.ASSIGN,
     "body": queue.BODY,
     "requeue": queue.REQUEUE,
     "recover": queue.RECOVER,

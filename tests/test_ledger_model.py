@@ -97,7 +97,7 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = [job for job in self.queued() if job.expires_ms > self.now_ms][:limit]
         for job in expected:
             job.state, job.attempt = State.RUNNING, job.attempt + 1
-        taken = queue.take(self.connection, "w", limit, self.now_ms)
+        taken = queue.take(self.connection, limit, self.now_ms)
         assert [(one.id, one.attempt) for one in taken] == [(j.id, j.attempt) for j in expected]
 
     @rule(id=IDS, attempt=ATTEMPTS, kind=sampled_from([EventKind.STARTED, EventKind.EXECUTED]))

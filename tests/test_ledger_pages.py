@@ -34,7 +34,7 @@ async def test_what_a_client_sent_comes_back_letter_for_letter(path: Path) -> No
     )
     async with open_ledger(path) as ledger:
         accepted = await ledger.submit(sent)
-        (taken,) = await ledger.take("w")
+        (taken,) = await ledger.take()
         assert (taken.id, taken.client_id, taken.timeout_ms) == (accepted.id, "c", 5)
         (shown,) = await ledger.running()
         assert shown.record.workflow_id == "flow"
@@ -51,7 +51,7 @@ async def test_the_history_shows_what_ran_oldest_first_and_the_newest_by_default
         for id in "abcde":
             await ledger.submit(job(id))
         await ledger.cancel(["b"])
-        taken = await ledger.take("w", 4)
+        taken = await ledger.take(4)
         for one in reversed(taken):
             await ledger.record(one.id, one.attempt, EventKind.STARTED, "{}")
             await ledger.record(one.id, one.attempt, EventKind.EXECUTED, "{}")
@@ -96,7 +96,7 @@ async def test_pages_of_jobs_make_up_the_whole_list(path: Path) -> None:
             await ledger.submit(job(str(i), owner="ann" if i % 2 else "bob"))
         for i in range(4):
             await run_one(ledger, State.FAILED if i % 2 else State.SUCCEEDED)
-        await ledger.take("w", 2)
+        await ledger.take(2)
         await ledger.cancel(["7"])
         for states in ((), (State.QUEUED,), (State.FAILED, State.RUNNING), tuple(State)):
             for sort in ("created", "duration"):
@@ -122,7 +122,7 @@ async def test_pages_of_jobs_make_up_the_whole_list(path: Path) -> None:
 async def test_a_picture_that_is_kept_is_shown_before_a_preview(path: Path) -> None:
     async with open_ledger(path) as ledger:
         await ledger.submit(job("a"))
-        await ledger.take("w")
+        await ledger.take()
         preview = replace(PICTURE, type="temp")
         await ledger.record("a", 1, EventKind.EXECUTED, "{}", [preview, PICTURE])
         await ledger.finish("a", 1, State.SUCCEEDED, OUTPUTS | {"8": {"animated": [True]}})
@@ -173,7 +173,7 @@ async def test_what_is_over_can_be_forgotten_and_nothing_else(path: Path) -> Non
             await ledger.submit(job(id, owner="ann", idempotency_key=id))
         await run_one(ledger)
         await run_one(ledger)
-        await ledger.take("w")
+        await ledger.take()
         assert await ledger.forget("abcd", owner="bob") == 0
         assert await ledger.forget("acd") == 1
         assert await ledger.job("a") is None

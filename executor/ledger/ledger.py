@@ -90,9 +90,13 @@ class Ledger:
         """
         return await self._writer.do(lambda to: queue.submit(to, new, self._now_ms()))
 
-    async def take(self, worker: str, limit: int = 1) -> tuple[TakenJob, ...]:
-        """The next jobs, which run on that worker from now on, each under a new attempt."""
-        return await self._writer.do(lambda to: queue.take(to, worker, limit, self._now_ms()))
+    async def take(self, limit: int = 1) -> tuple[TakenJob, ...]:
+        """The next jobs, which run from now on, each under a new attempt."""
+        return await self._writer.do(lambda to: queue.take(to, limit, self._now_ms()))
+
+    async def assign(self, job_id: str, attempt: int, worker: str) -> bool:
+        """Note which worker a running job was given to; False if that attempt is not running."""
+        return await self._writer.do(lambda to: queue.assign(to, job_id, attempt, worker))
 
     async def requeue(self, job_id: str, attempt: int, *, has_died: bool) -> Requeued | None:
         """Put a running job back in its old place; ``has_died`` if its worker is dead.

@@ -49,10 +49,15 @@ HEAD = """
 """
 
 TAKE = """
-    UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = :worker,
-        started_ms = :now_ms
+    UPDATE jobs SET state = 'running', attempt = attempt + 1, started_ms = :now_ms
     WHERE job = :job
     RETURNING id, attempt, number + 0.0 AS number, client_id, owner, timeout_ms
+"""
+
+# Which worker has it is known a moment after it was taken: that depends on what it needs.
+ASSIGN = """
+    UPDATE jobs SET worker = :worker
+    WHERE id = :id AND attempt = :attempt AND state = 'running'
 """
 
 BODY = "SELECT prompt, extra_data, targets FROM bodies WHERE job = :job"
@@ -158,18 +163,22 @@ def submit(connection: sqlite3.Connection, new: NewJob, now_ms: int) -> Accepted
     return Accepted(job_id, float(number), is_repeat=False)
 
 
-def take(
-    connection: sqlite3.Connection, worker: str, limit: int, now_ms: int
-) -> tuple[TakenJob, ...]:
+def take(connection: sqlite3.Connection, limit: int, now_ms: int) -> tuple[TakenJob, ...]:
     """The next jobs of the queue, which run from now on."""
     heads = connection.execute(HEAD, {"limit": limit, "now_ms": now_ms}).fetchall()
     taken: list[TakenJob] = []
     for head in heads:
         job: int = head["job"]
-        values = {"job": job, "worker": worker, "now_ms": now_ms}
+        values = {"job": job, "now_ms": now_ms}
         row = connection.execute(TAKE, values).fetchone()
         taken.append(TakenJob(**row, body=body_of(connection, job)))
     return tuple(taken)
+
+
+def assign(connection: sqlite3.Connection, job_id: str, attempt: int, worker: str) -> bool:
+    """Note which worker has a running job."""
+    values = {"id": job_id, "attempt": attempt, "worker": worker}
+    return connection.execute(ASSIGN, values).rowcount == 1
 
 
 def body_of(connection: sqlite3.Connection, job: int) -> JobBody:

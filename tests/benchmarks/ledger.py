@@ -93,13 +93,13 @@ async def _long_queue(path: Path) -> list[list[object]]:
     async with open_ledger(path) as ledger:
         for _ in range(QUEUED // AT_ONCE):
             await asyncio.gather(*(ledger.submit(NewJob(prompt=PROMPT)) for _ in range(AT_ONCE)))
-        await ledger.take("a worker", 8)
+        await ledger.take(8)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = perf_counter()
     async with open_ledger(path) as ledger:
         await ledger.recover()
         opened = perf_counter() - began
-        taken = await _median(lambda: ledger.take("a worker"))
+        taken = await _median(lambda: ledger.take())
         count = await _median(lambda: ledger.counts())
         newest = await _median(lambda: ledger.queue())
         deep = await _median(lambda: ledger.queue(offset=QUEUED - 200))
@@ -135,7 +135,7 @@ def _take_alone(path: Path) -> float:
     with transaction(connection):
         for _ in range(25):
             began = perf_counter()
-            take(connection, "a worker", 1, wall_clock_ms())
+            take(connection, 1, wall_clock_ms())
             seconds.append(perf_counter() - began)
     connection.close()
     return _at(seconds, 0.5)
