@@ -58,6 +58,11 @@ class Settings(BaseModel):
         default="auto",
         description="Where models run: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
     )
+    workers: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(),
+        description="The devices that the server starts a worker for, like cuda:0,cuda:1; a device "
+        "may be named twice. By default every GPU, or else the one that device says.",
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
         description="The precision that diffusion models are computed in; auto takes float32 on a "

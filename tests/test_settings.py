@@ -18,6 +18,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_OUTPUT_DIRECTORY": "/out",
         "WEFT_TEMP_DIRECTORY": "/temp",
         "WEFT_DEVICE": "cuda:1",
+        "WEFT_WORKERS": "cuda:0, cuda:1",
         "WEFT_DTYPE": "bfloat16",
         "WEFT_ANCESTRAL_SEED_OFFSET": "0",
         "WEFT_DEVICE_CACHE_BYTES": "4GiB",
@@ -36,6 +37,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         output_directory=Path("/out"),
         temp_directory=Path("/temp"),
         device="cuda:1",
+        workers=("cuda:0", "cuda:1"),
         dtype="bfloat16",
         ancestral_seed_offset=0,
         device_cache_bytes=4 * 2**30,  # pyright: ignore[reportArgumentType]

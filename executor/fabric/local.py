@@ -16,6 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 """Where ``executor`` is imported from, here as in the worker."""
 
 
+def gpus() -> int:
+    """How many NVIDIA GPUs a worker would see, as far as one can know without their driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 class LocalWorker:
     """One worker process, from its start to its end."""
 
