@@ -11,7 +11,7 @@ import pickle
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -45,8 +45,8 @@ FIGURES_EVERY_S = 2.0
 class Stream:
     """Frames over a socket, read and written by threads of their own, so that neither waits."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, on_gone: Callable[[], None]) -> None:
+        self._connection, self._on_gone = connection, on_gone
         self._file = connection.makefile("rb")
         self._outgoing: SimpleQueue[bytes] = SimpleQueue()
         self._flushed = threading.Event()
@@ -80,7 +80,7 @@ class Stream:
             while True:
                 self.incoming.put(self._read())
         except (EOFError, OSError):
-            os._exit(0)  # the front is gone; a long node run must not keep the device
+            self._on_gone()
 
     def _send(self) -> None:
         while True:
@@ -179,7 +179,8 @@ class Worker:
 
 def main() -> None:
     """Be the worker at the other end of the inherited socket."""
-    stream = Stream(socket.socket(fileno=int(sys.argv[1])))
+    # When the front is gone, a long node run must not keep the device.
+    stream = Stream(socket.socket(fileno=int(sys.argv[1])), on_gone=lambda: os._exit(0))
     hello = stream.begin()
     for module in hello.modules:
         importlib.import_module(module)
