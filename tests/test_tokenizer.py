@@ -3,12 +3,14 @@
 import hashlib
 import json
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from executor.errors import ModelFileError
+from executor.models.prompt import groups
 from executor.models.tokenizer import beside, bundled
 
 # Made by ComfyUI 0.3.64, which runs OpenAI's vocabulary through transformers' CLIPTokenizer.
@@ -21,6 +23,12 @@ KNOWN = {
     "(photo)": [263, 1125, 264],
     "": [],
 }
+
+WEIGHTED = r"(red:1.4) fox, ((snow)), (morning (light:0.5)) \(photo\)"
+WEIGHTS = [
+    *((736, 1.4), (3240, 1), (267, 1), (2583, 1.21), (267, 1), (1119, 1.1), (1395, 0.5)),
+    *((263, 1), (1125, 1), (264, 1)),
+]
 
 HARD = [
     "Hello,   World!\n\tTabs",
@@ -39,6 +47,11 @@ HARD = [
 @pytest.mark.parametrize("text", KNOWN)
 def test_known_prompts_have_known_tokens(text: str) -> None:
     assert list(bundled().ids(text)) == KNOWN[text]
+
+
+def test_a_weighted_prompt_has_the_tokens_and_weights_that_comfyui_gives_it() -> None:
+    found = chain(*groups(WEIGHTED, bundled().ids, lambda name: ()))
+    assert [(token.value, round(token.weight, 6)) for token in found] == WEIGHTS
 
 
 def test_hard_texts_have_the_tokens_of_transformers() -> None:

@@ -98,7 +98,7 @@ def test_a_batch_gives_the_same_in_slices(
 ) -> None:
     pixels = pictures(5, 16, 16, 3)
     whole = vae.encode(pixels)
-    bytes_per_picture = 4 * 32 * 4 * 16 * 16
+    bytes_per_picture = 5 * 32 * 4 * 16 * 16
     monkeypatch.setattr(devices, "free_bytes", lambda device: 3 * bytes_per_picture)
     with caplog.at_level(logging.INFO):
         assert_close(vae.encode(pixels), whole)

@@ -92,10 +92,10 @@ class Autoencoder:
         self, rows: Tensor, compute: Callable[[Tensor], Tensor], pixels: int, what: str
     ) -> Tensor:
         dtype = self.network.dtype
-        # the widest thing at full size is the input of the finest level: it, its norm, the
-        # convolution's result and one more of scratch
+        # At full size the widest tensor is the input of the finest level. Decoding with SD 1.5's
+        # VAE took 4.1 to 4.8 times as much, for inputs, norms, results and scratch together.
         widths = self.network.config["block_out_channels"]
-        bytes_per_pixel = 4 * max(widths[:2]) * dtype.itemsize
+        bytes_per_pixel = 5 * max(widths[:2]) * dtype.itemsize
         with torch.no_grad():
             return in_batches(
                 rows.to(self.device),
