@@ -4,12 +4,36 @@ A feature is a module with its ``routes``. They are there twice, at ``/x`` for p
 ``/api/x`` for the official frontend, as ComfyUI has them.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
 from aiohttp import web
 
+from executor.api import (
+    events_stream,
+    features,
+    history,
+    interrupt,
+    jobs,
+    prompts,
+    queue,
+    websocket,
+)
 from executor.api.access_log import Handler, log_requests
-from executor.api.keys import DISPATCHER, FOLDERS, IS_ANSWERING, LEDGER, SETTINGS
+from executor.api.bells import Bells
+from executor.api.hub import Hub
+from executor.api.keys import (
+    BELLS,
+    DISPATCHER,
+    FOLDERS,
+    HUB,
+    IS_ANSWERING,
+    LEDGER,
+    NARRATOR,
+    SETTINGS,
+)
+from executor.api.narrator import Narrator
 from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
 from executor.api.security import only_own_pages
 from executor.dispatch import Dispatcher
@@ -17,7 +41,16 @@ from executor.ledger import Ledger
 from executor.paths import Folders
 from executor.settings import Settings
 
-FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = ()
+FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
+    events_stream.routes,
+    features.routes,
+    history.routes,
+    interrupt.routes,
+    jobs.routes,
+    prompts.routes,
+    queue.routes,
+    websocket.routes,
+)
 """The routes of each feature."""
 
 
@@ -31,9 +64,32 @@ def create_app(
     )
     app[SETTINGS], app[FOLDERS] = settings, folders
     app[LEDGER], app[DISPATCHER] = ledger, dispatcher
+    app[HUB], app[BELLS] = Hub(), Bells()
+    app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher)
+    app.cleanup_ctx.append(_narrating)
+    app.on_shutdown.append(_say_goodbye)
     for routes in FEATURES:
         app.router.add_routes([*routes, *map(_under_api, routes)])
     return app
+
+
+async def _narrating(app: web.Application) -> AsyncGenerator[None]:
+    """Tell clients what happens, as long as the application runs."""
+    narrator, dispatcher = app[NARRATOR], app[DISPATCHER]
+    dispatcher.watchers.append(narrator.hear)
+    dispatcher.wants_previews = narrator.wants_previews
+    telling = asyncio.create_task(narrator.run())
+    yield
+    dispatcher.watchers.remove(narrator.hear)
+    telling.cancel()
+    with suppress(asyncio.CancelledError):
+        await telling
+
+
+async def _say_goodbye(app: web.Application) -> None:
+    """End what would otherwise go on as long as its client likes."""
+    app[BELLS].close()
+    await websocket.close_websockets(app)
 
 
 def _under_api(route: web.AbstractRouteDef) -> web.RouteDef:

@@ -2,6 +2,9 @@
 
 from aiohttp import web
 
+from executor.api.bells import Bells
+from executor.api.hub import Hub
+from executor.api.narrator import Narrator
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
@@ -11,9 +14,12 @@ SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 FOLDERS: web.AppKey[Folders] = web.AppKey("folders", Folders)
 LEDGER: web.AppKey[Ledger] = web.AppKey("ledger", Ledger)
 DISPATCHER: web.AppKey[Dispatcher] = web.AppKey("dispatcher", Dispatcher)
+HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
+BELLS: web.AppKey[Bells] = web.AppKey("bells", Bells)
+NARRATOR: web.AppKey[Narrator] = web.AppKey("narrator", Narrator)
 
-JOB_ID = "weft_job_id"
+JOB_ID: web.RequestKey[str] = web.RequestKey("job_id", str)
 """Of a request: the job that it is about, for the access log."""
 
-IS_ANSWERING = "weft_is_answering"
+IS_ANSWERING: web.RequestKey[bool] = web.RequestKey("is_answering", bool)
 """Of a request: its answer is on the way, so that an error cannot become another one."""

@@ -1,0 +1,65 @@
+"""The clients that are connected, and what is sent to them.
+
+A client may have several sockets; all get its events, and none takes over from another. To send is
+to put into outboxes, which waits for nobody.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterator
+
+from executor.api.outbox import Message, Outbox
+
+
+class Socket:
+    """One websocket of a client."""
+
+    def __init__(
+        self, client_id: str, drop: Callable[[], None], leave: Callable[[], Awaitable[object]]
+    ) -> None:
+        self.client_id, self.leave = client_id, leave
+        self.outbox = Outbox()
+        self.takes_preview_metadata = False
+        """It said so in its feature flags: previews go to it, with their node."""
+        self.follows_numbers = False
+        """It asked for what it missed, so it knows more than stock clients do."""
+        self._drop = drop
+
+    def post(self, message: Message) -> None:
+        """Send a message some time; a socket that is too slow is dropped."""
+        self.outbox.put(message)
+        if self.outbox.is_overrun:
+            self._drop()
+
+
+class Hub:
+    """All sockets, by client."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, dict[Socket, None]] = {}
+
+    def __iter__(self) -> Iterator[Socket]:
+        return (socket for sockets in self._sockets.values() for socket in sockets)
+
+    def add(self, socket: Socket) -> None:
+        """From now on, what is for its client is for this socket too."""
+        self._sockets.setdefault(socket.client_id, {})[socket] = None
+
+    def remove(self, socket: Socket) -> None:
+        """It is gone."""
+        sockets = self._sockets.get(socket.client_id, {})
+        sockets.pop(socket, None)
+        if not sockets:
+            self._sockets.pop(socket.client_id, None)
+
+    def of(self, client_id: str) -> Collection[Socket]:
+        """The sockets of a client; a job without a client is nobody's."""
+        return self._sockets.get(client_id, {}) if client_id else ()
+
+    def post(self, client_id: str, message: Message) -> None:
+        """Send to one client."""
+        for socket in self.of(client_id):
+            socket.post(message)
+
+    def broadcast(self, message: Message) -> None:
+        """Send to everybody."""
+        for socket in self:
+            socket.post(message)

@@ -1,0 +1,72 @@
+"""Stopping what runs, and giving memory back."""
+
+import asyncio
+
+from aiohttp import web
+
+from executor.api.body import flag, object_body, text
+from executor.api.keys import BELLS, DISPATCHER, JOB_ID, LEDGER, NARRATOR
+from executor.api.refusal import Refusal
+from executor.dispatch import Running
+from executor.events import JobId
+
+TRIES, BETWEEN_TRIES_S = 20, 0.01
+"""A job is for a moment between the queue and its worker."""
+
+
+async def interrupt(request: web.Request) -> web.Response:
+    """Stop the job of an id if it runs; else what runs for the client that asks.
+
+    Somebody who names neither stops the oldest job that runs, if all that run are one client's:
+    nobody stops what may be another's.
+    """
+    body = await object_body(request)
+    dispatcher = request.app[DISPATCHER]
+    prompt_id = text(body, "prompt_id")
+    client_id = text(body, "client_id") or request.query.get("clientId")
+    if prompt_id:
+        request[JOB_ID] = prompt_id
+        await dispatcher.interrupt(prompt_id)
+        return web.Response()
+    for job in _meant(dispatcher.running(), client_id):
+        request[JOB_ID] = job.id
+        await dispatcher.interrupt(job.id)
+    return web.Response()
+
+
+def _meant(running: list[Running], client_id: str | None) -> list[Running]:
+    """Which jobs somebody means who names none. Raises Refusal if that may be others'."""
+    if client_id:
+        return [job for job in running if job.taken.client_id == client_id]
+    if len({job.taken.client_id for job in running}) > 1:
+        words = "jobs of several clients run; say which one to stop, by its prompt_id"
+        raise Refusal(409, "ambiguous_interrupt", words)
+    return running[:1]
+
+
+async def free(request: web.Request) -> web.Response:
+    """Let the workers forget models and results that no running job needs."""
+    body = await object_body(request)
+    is_wanted = [flag(body, "unload_models"), flag(body, "free_memory")]
+    if any(is_wanted):
+        request.app[DISPATCHER].free_memory()
+    return web.Response()
+
+
+async def stop(app: web.Application, job_id: JobId) -> bool:
+    """End a job, whether it waits or runs. False if it is over, or was never there."""
+    for _ in range(TRIES):
+        if await app[LEDGER].cancel([job_id]):
+            app[BELLS].ring(job_id)
+            app[NARRATOR].queue_changed()
+            return True
+        if await app[DISPATCHER].interrupt(job_id):
+            return True
+        record = await app[LEDGER].job_record(job_id)
+        if record is None or record.state.is_over:
+            return False
+        await asyncio.sleep(BETWEEN_TRIES_S)
+    return False
+
+
+routes = [web.post("/interrupt", interrupt), web.post("/free", free)]

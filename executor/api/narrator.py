@@ -1,0 +1,240 @@
+"""Tells clients what happens to their jobs, in ComfyUI's messages.
+
+Events go to the client that submitted the job, and to nobody else; how many jobs remain is told to
+all. ``hear`` is called by the dispatcher and never waits. A job's last messages come in the order
+that ComfyUI's clients rely on: its end, then the status, then ``executing`` nothing; the history
+has the job before any of them.
+"""
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from time import monotonic
+
+from executor.api import messages
+from executor.api.bells import Bells
+from executor.api.hub import Hub, Socket
+from executor.api.outbox import Message, Rank
+from executor.dispatch import Dispatcher, Happening, Running
+from executor.events import Cached, Ended, Executed, Executing, Failed, JobId, Progress, Started
+from executor.fabric.messages import Preview
+from executor.ledger import EventKind, JobEvent, Ledger
+from executor.node import NodeId
+
+STATUS_EVERY_S = 0.05
+"""To all, at most; each change at once would be a message to every socket for every job."""
+
+PROGRESS_EVERY_S = 0.05
+"""``progress_state`` of a job, at most: it names all nodes that run, which may be thousands."""
+
+_ALL_PREVIEW_METHODS = frozenset({"auto", "latent2rgb", "taesd"})
+
+
+class Progression:
+    """How the nodes of one attempt at a job stand, as far as it was not told yet."""
+
+    def __init__(self, job: Running) -> None:
+        self.job = job
+        self.targets = frozenset(job.taken.body.targets)
+        self.running: dict[NodeId, tuple[int, int]] = {}
+        self.ended: dict[NodeId, str] = {}  # since it was last told
+        self.last: NodeId | None = None
+        self.told_at = float("-inf")
+        self.timer: asyncio.TimerHandle | None = None
+
+    def text(self) -> str:
+        """``progress_state`` with what runs, and what ended since the last one."""
+        job_id = self.job.id
+        nodes = {
+            node_id: messages.node_state(job_id, node_id, state, 1, 1)
+            for node_id, state in self.ended.items()
+        }
+        for node_id, (value, most) in self.running.items():
+            nodes[node_id] = messages.node_state(job_id, node_id, "running", value, most)
+        return messages.message_text("progress_state", {"prompt_id": job_id, "nodes": nodes})
+
+
+class Narrator:
+    """What is told to whom."""
+
+    def __init__(self, hub: Hub, bells: Bells, ledger: Ledger, dispatcher: Dispatcher) -> None:
+        self.hub, self.bells, self.ledger, self.dispatcher = hub, bells, ledger, dispatcher
+        self._progressions: dict[JobId, Progression] = {}
+        self._over: list[tuple[str, JobId]] = []  # clients and jobs whose last words are due
+        self._is_changed = False
+        self._news = asyncio.Event()
+
+    # -- what the faces call -------------------------------------------------------------------
+
+    def queue_changed(self) -> None:
+        """There are more or fewer jobs than before."""
+        self._is_changed = True
+        self._news.set()
+
+    def wants_previews(self, job: Running) -> bool:
+        """Whether anybody asked for previews of a job, in it or by what its client announced.
+
+        Nobody else gets any: some clients take every binary frame for a result.
+        """
+        method = job.extra_data.get("preview_method")
+        if method == "none":
+            return False
+        return method in _ALL_PREVIEW_METHODS or any(
+            socket.takes_preview_metadata for socket in self.hub.of(job.taken.client_id)
+        )
+
+    async def greeting(self, client_id: str) -> list[str]:
+        """The first words to a socket: the status with its id, and what runs for its client."""
+        counts = await self.ledger.counts()
+        words = [messages.status(counts.remaining, client_id)]
+        for job in self.dispatcher.running():
+            progression = self._progressions.get(job.id)
+            if job.taken.client_id == client_id and progression and progression.last:
+                words.append(messages.executing(job.id, progression.last))
+        return words
+
+    async def run(self) -> None:
+        """Tell the status, and the last words of jobs behind it, until cancelled."""
+        told_all_at = float("-inf")
+        while True:
+            wait_s = told_all_at + STATUS_EVERY_S - monotonic() if self._is_changed else None
+            if not self._over and (wait_s is None or wait_s > 0):
+                self._news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), wait_s)
+                continue
+            is_for_all = self._is_changed and (wait_s is None or wait_s <= 0)
+            over, self._over = self._over, []
+            if is_for_all:
+                self._is_changed, told_all_at = False, monotonic()
+            remaining = (await self.ledger.counts()).remaining
+            status = Message(messages.status(remaining), key="status")
+            if is_for_all:
+                self.hub.broadcast(status)
+            else:
+                for client_id in dict.fromkeys(client_id for client_id, _ in over):
+                    self.hub.post(client_id, status)
+            for client_id, job_id in over:
+                self.hub.post(client_id, Message(messages.executing(job_id, None)))
+
+    # -- what the dispatcher calls -------------------------------------------------------------
+
+    def hear(self, job: Running, happening: Happening, kept: JobEvent | None) -> None:
+        """Something happened to a job; ``kept`` is what the ledger has of it."""
+        sockets = self.hub.of(job.taken.client_id)
+        progression = self._progression(job)
+        match happening:
+            case Executing(node_id=node_id):
+                progression.last = node_id
+                progression.running[node_id] = (0, 1)
+                if sockets:
+                    self._executing(sockets, job.id, node_id)
+            case Progress(node_id=node_id, value=value, of=most):
+                progression.running[node_id] = (value, most)
+                if sockets:
+                    self._progress(sockets, happening)
+            case Executed(node_id=node_id):
+                progression.running.pop(node_id, None)
+                progression.ended[node_id] = "finished"
+                if kept is None and node_id in progression.targets:
+                    data = messages.executed(job.id, node_id)
+                    self._post(sockets, Message(messages.message_text("executed", data)))
+            case Failed(node_id=node_id):
+                progression.running.pop(node_id, None)
+                progression.ended[node_id] = "error"
+            case Preview():
+                self._preview(sockets, job, happening)
+                return
+            case Ended():
+                self._tell_progression(progression)
+                del self._progressions[job.id]
+            case Started() | Cached():
+                pass
+        if kept is not None:
+            self._durable(sockets, kept, progression)
+            self.bells.ring(job.id)
+        if isinstance(happening, Ended):
+            self._over.append((job.taken.client_id, job.id))
+            self.queue_changed()
+        elif sockets and not isinstance(happening, (Started, Cached)):
+            self._schedule(progression)
+
+    def _progression(self, job: Running) -> Progression:
+        """How this attempt stands; forgets attempts whose worker died."""
+        progression = self._progressions.get(job.id)
+        if progression is None or progression.job is not job:
+            running = {other.id for other in self.dispatcher.running()} | {job.id}
+            for lost in [other for other in self._progressions if other not in running]:
+                del self._progressions[lost]
+            progression = self._progressions[job.id] = Progression(job)
+        return progression
+
+    def _post(self, sockets: Collection[Socket], message: Message) -> None:
+        for socket in sockets:
+            socket.post(message)
+
+    def _executing(self, sockets: Collection[Socket], job_id: JobId, node_id: NodeId) -> None:
+        text = messages.executing(job_id, node_id)
+        key, crowd_key = ("executing", job_id, node_id), ("executing", job_id)
+        self._post(sockets, Message(text, Rank.PROGRESS, key, crowd_key))
+
+    def _progress(self, sockets: Collection[Socket], progress: Progress) -> None:
+        job_id, node_id = progress.job_id, progress.node_id
+        data = {"value": progress.value, "max": progress.of, "prompt_id": job_id, "node": node_id}
+        text = messages.message_text("progress", data)
+        self._post(sockets, Message(text, Rank.PROGRESS, ("progress", job_id, node_id)))
+
+    def _preview(self, sockets: Collection[Socket], job: Running, preview: Preview) -> None:
+        method = job.extra_data.get("preview_method")
+        if method == "none":
+            return
+        key = ("preview", job.id, preview.node_id)
+        for socket in sockets:
+            if socket.takes_preview_metadata:
+                frame = messages.preview_frame_with_metadata(job.id, preview.node_id, preview.jpeg)
+            elif method in _ALL_PREVIEW_METHODS:
+                frame = messages.preview_frame(preview.jpeg)
+            else:
+                continue
+            socket.post(Message(frame, Rank.PREVIEW, key))
+
+    def _durable(
+        self, sockets: Collection[Socket], kept: JobEvent, progression: Progression
+    ) -> None:
+        type, data = messages.rendered(kept)
+        if type == "execution_interrupted":
+            node_id = next(iter(progression.running), progression.last) or ""
+            spec = progression.job.prompt.get(node_id, {})
+            data |= {
+                "node_id": node_id,
+                "node_type": spec.get("class_type", ""),
+                "executed": progression.job.executed,
+            }
+        message = Message(messages.message_text(type, data, kept.seq), seq=kept.seq)
+        if type == "execution_interrupted":
+            self.hub.broadcast(message)
+        elif kept.kind is EventKind.FAILED:
+            self._post([socket for socket in sockets if socket.follows_numbers], message)
+        else:
+            self._post(sockets, message)
+
+    # -- progress_state ------------------------------------------------------------------------
+
+    def _schedule(self, progression: Progression) -> None:
+        """Have it told soon, but not too often."""
+        if progression.timer is None:
+            wait_s = max(0.0, progression.told_at + PROGRESS_EVERY_S - monotonic())
+            loop = asyncio.get_running_loop()
+            progression.timer = loop.call_later(wait_s, self._tell_progression, progression)
+
+    def _tell_progression(self, progression: Progression) -> None:
+        if progression.timer is not None:
+            progression.timer.cancel()
+            progression.timer = None
+        sockets = self.hub.of(progression.job.taken.client_id)
+        if sockets and (progression.running or progression.ended):
+            key = ("progress_state", progression.job.id, monotonic())
+            crowd_key = ("progress_state", progression.job.id)
+            self._post(sockets, Message(progression.text(), Rank.PROGRESS, key, crowd_key))
+        progression.ended.clear()
+        progression.told_at = monotonic()

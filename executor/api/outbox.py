@@ -1,0 +1,126 @@
+"""What waits to be sent to one client: bounded, and never waited for by anybody else.
+
+While the client reads, it gets everything. When it falls behind, previews go first, of progress
+only the newest stays, and what is durable is kept; one that is too slow even for that has lost.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import count
+
+CROWDED_MESSAGES = 256
+"""From here on a client is behind: a second of a busy job. A graph of thousands of trivial nodes
+ends so many between two looks at the socket that nobody could tell them apart."""
+
+CROWDED_BYTES = 2 * 2**20
+"""Some dozen previews."""
+
+MAX_BYTES = 8 * 2**20
+"""Durable messages are some hundred bytes each: tens of thousands of them."""
+
+_OVERHEAD_BYTES = 200  # of a waiting message, beside its payload
+
+
+class Rank(IntEnum):
+    """What is given up first."""
+
+    PREVIEW = 0
+    PROGRESS = 1
+    DURABLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One frame for a websocket: text, or bytes."""
+
+    payload: str | bytes
+    rank: Rank = Rank.DURABLE
+    key: Hashable = None
+    """A newer message of the same key takes the place of one that still waits."""
+    crowd_key: Hashable = None
+    """The key when the client is behind, if it is another one."""
+    seq: int | None = None
+    """The number of the durable event that it tells of."""
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.payload) + _OVERHEAD_BYTES
+
+
+class Outbox:
+    """Messages in the order in which they are to be sent."""
+
+    def __init__(self) -> None:
+        self.is_overrun = False
+        """The client was too slow, and nothing more is kept for it."""
+        self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
+        self._bytes = 0
+        self._is_crowded = False
+        self._is_held = False
+        self._numbers = count()
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, message: Message) -> None:
+        """Add a message behind the others."""
+        if self.is_overrun or (self._is_crowded and message.rank is Rank.PREVIEW):
+            return
+        self._add(message)
+        if not self._is_crowded and (
+            len(self._waiting) > CROWDED_MESSAGES or self._bytes > CROWDED_BYTES
+        ):
+            self._thin_out()
+        if self._bytes > MAX_BYTES:
+            self.is_overrun = True
+            self._waiting.clear()
+        if not self._is_held:
+            self._news.set()
+
+    def hold(self) -> None:
+        """Collect, but give nothing out until ``release``."""
+        self._is_held = True
+        self._news.clear()
+
+    def release(self, *, after: int = 0) -> None:
+        """Give out what was collected, without events up to number ``after``."""
+        told = [k for k, m in self._waiting.items() if m.seq is not None and m.seq <= after]
+        for key in told:
+            self._bytes -= self._waiting.pop(key).size_bytes
+        self._is_held = False
+        self._news.set()
+
+    async def take(self) -> Message:
+        """The next message, waited for."""
+        while self._is_held or not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+        _, message = self._waiting.popitem(last=False)
+        self._bytes -= message.size_bytes
+        if not self._waiting:
+            self._is_crowded = False
+        return message
+
+    def _add(self, message: Message) -> None:
+        key = (message.crowd_key if self._is_crowded else None) or message.key
+        if key is None:
+            key = next(self._numbers)
+        older = self._waiting.pop(key, None)
+        if older is not None:
+            self._bytes -= older.size_bytes
+        self._waiting[key] = message
+        self._bytes += message.size_bytes
+
+    def _thin_out(self) -> None:
+        """The client has fallen behind: keep what it cannot do without."""
+        self._is_crowded = True
+        messages = list(self._waiting.values())
+        self._waiting.clear()
+        self._bytes = 0
+        for message in messages:
+            if message.rank is not Rank.PREVIEW:
+                self._add(message)

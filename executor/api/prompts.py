@@ -1,0 +1,48 @@
+"""Submitting a workflow, and asking how many are still to be done."""
+
+import asyncio
+
+from aiohttp import web
+
+from executor.api.body import object_body
+from executor.api.keys import DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
+from executor.api.replies import json_reply
+from executor.api.submission import admitted, submission
+from executor.api.wire_jobs import number_on_wire
+
+MOST_AT_ONCE = 300
+"""Nodes that are checked on the event loop, some 20 ms; more are checked in a thread, which
+lets other requests through."""
+
+
+async def submit(request: web.Request) -> web.Response:
+    """Queue a workflow; it is on the disk when the answer says so."""
+    app = request.app
+    body = await object_body(request)
+    client_id = request.query.get("clientId")
+    asked = submission(body, client_id, request.headers.get("Idempotency-Key"))
+    if asked.size <= MOST_AT_ONCE:
+        job = admitted(asked, app[FOLDERS])
+    else:
+        job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
+    accepted = await app[LEDGER].submit(job.new)
+    request[JOB_ID] = accepted.id
+    if not accepted.is_repeat:
+        app[DISPATCHER].wake()
+        app[NARRATOR].queue_changed()
+    return json_reply(
+        {
+            "prompt_id": accepted.id,
+            "number": number_on_wire(accepted.number),
+            "node_errors": job.node_errors,
+        }
+    )
+
+
+async def remaining(request: web.Request) -> web.Response:
+    """How many jobs are not over, the running ones too."""
+    counts = await request.app[LEDGER].counts()
+    return json_reply({"exec_info": {"queue_remaining": counts.remaining}})
+
+
+routes = [web.post("/prompt", submit), web.get("/prompt", remaining)]

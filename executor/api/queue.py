@@ -1,0 +1,45 @@
+"""The queue: what runs and what waits, and taking things out of it."""
+
+from aiohttp import web
+
+from executor.api.body import flag, object_body, texts, whole_number
+from executor.api.keys import BELLS, LEDGER, NARRATOR
+from executor.api.replies import json_text, text_reply
+from executor.api.wire_jobs import MOST_JOBS, NEWEST, item_text
+
+
+async def queue(request: web.Request) -> web.Response:
+    """The jobs that run and wait: the last submitted, or a page of them, next first.
+
+    ``offset`` and ``max_items`` choose the page of those that wait.
+    """
+    ledger = request.app[LEDGER]
+    offset = whole_number(request, "offset")
+    limit = whole_number(request, "max_items", most=MOST_JOBS)
+    pending = await ledger.queue(NEWEST if limit is None else limit, offset)
+    running = await ledger.running()
+    lists = {
+        "queue_running": ",".join(map(item_text, running)),
+        "queue_pending": ",".join(map(item_text, pending)),
+    }
+    return text_reply(
+        "{" + ",".join(f"{json_text(name)}:[{items}]" for name, items in lists.items()) + "}"
+    )
+
+
+async def change_queue(request: web.Request) -> web.Response:
+    """Cancel jobs that wait: all, or those of a list."""
+    body = await object_body(request)
+    app = request.app
+    ids = texts(body, "delete")
+    if flag(body, "clear"):
+        await app[LEDGER].clear_queue()
+        app[BELLS].ring_all()
+    elif ids:
+        for event in await app[LEDGER].cancel(ids):
+            app[BELLS].ring(event.job_id)
+    app[NARRATOR].queue_changed()
+    return web.Response()
+
+
+routes = [web.get("/queue", queue), web.post("/queue", change_queue)]
