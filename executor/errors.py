@@ -3,7 +3,9 @@
     WeftError
     ├── WorkflowError        a workflow that cannot run: every problem in it at once
     ├── FileError            a file that is not what it should be; says which file and what would do
-    │   ├── PathError        a name that leads out of its folder, or to nothing
+    │   ├── PathError        a name that leads to nothing, or that no file can have
+    │   │   └── OutsideError a name that leads out of its folder
+    │   ├── NameTaken        a name that another file has, which must not be replaced
     │   ├── PictureError     not a picture, truncated, or too large
     │   └── ModelFileError   corrupt, hostile, incomplete, of an unknown or another family
     ├── SettingsError        a setting that cannot be: every one of them at once
@@ -81,7 +83,15 @@ class FileError(WeftError):
 
 
 class PathError(FileError):
-    """A name that leads out of its folder, or to no file."""
+    """A name that leads to no file, or that no file can have."""
+
+
+class OutsideError(PathError):
+    """A name that leads out of its folder."""
+
+
+class NameTaken(FileError):
+    """A name that another file has, which must not be replaced."""
 
 
 class PictureError(FileError):

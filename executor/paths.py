@@ -10,15 +10,19 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from time import time_ns
 from typing import Literal
 
-from executor.errors import PathError, nearest
+from executor.errors import OutsideError, PathError, nearest
+from executor.model_paths import read_model_paths
 from executor.settings import Settings
 
 _SHIPPED = Path(__file__).resolve().parent.parent
 SHIPPED_MODELS = _SHIPPED / "models"
-SHIPPED_INPUTS = _SHIPPED / "workflows" / "input"  # what the example workflows load
+SHIPPED_WORKFLOWS = _SHIPPED / "workflows"
+SHIPPED_INPUTS = SHIPPED_WORKFLOWS / "input"  # what the example workflows load
 
 # Where each kind of model may lie below a models root; some have had two names.
 MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -50,6 +54,9 @@ _ANNOTATED = ("input", "latents")
 # A folder of these may hold models that are themselves folders, marked by this file.
 _FOLDER_MODELS, _FOLDER_MARK = ("checkpoints", "diffusers"), "model_index.json"
 
+# File systems stamp a directory with a clock that ticks this rarely, FAT's being the slowest.
+_TICK_NS = 2_000_000_000
+
 _MOST_BYTES = 255  # of one part of a path, on every file system that matters
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -64,16 +71,16 @@ def parts_of(name: str) -> tuple[str, ...]:
         fault = "is no valid text"
     elif "\\" in name:
         fault = "holds a backslash; write / between folders"
-    elif name.startswith("/") or re.match("[A-Za-z]:", name):
-        fault = "is absolute; names are relative to their folder"
     if fault:
         raise PathError(f"{_shown(name)} {fault}")
+    if name.startswith("/") or re.match("[A-Za-z]:", name):
+        raise OutsideError(f"{_shown(name)} is absolute; names are relative to their folder")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if not parts or name.endswith("/"):
         raise PathError(f"{_shown(name)} names no file")
     for part in parts:
         if part == "..":
-            raise PathError(f"{_shown(name)} leads upwards; '..' is never followed")
+            raise OutsideError(f"{_shown(name)} leads upwards; '..' is never followed")
         if _DEVICES.fullmatch(part):
             raise PathError(f"{_shown(name)}: {part!r} is a device on some systems")
         if os.name == "nt" and (":" in part or part.endswith((".", " "))):
@@ -81,6 +88,21 @@ def parts_of(name: str) -> tuple[str, ...]:
         if len(part.encode()) > _MOST_BYTES:
             raise PathError(f"{_shown(name)} is too long: {_MOST_BYTES} bytes is the most")
     return parts
+
+
+def inside(directory: Path, name: str) -> Path:
+    """Where a name leads below a directory, be something there or not yet.
+
+    Raises PathError for what is no name, OutsideError if it leads out, by itself or by a link.
+    """
+    path = directory.joinpath(*parts_of(name))
+    try:
+        is_outside = not path.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError) as error:  # too long as a whole, or a loop of links
+        raise PathError(f"{_shown(name)} cannot be a file's name here: {error}") from error
+    if is_outside:
+        raise OutsideError(f"{_shown(name)} leads through a link out of its folder")
+    return path
 
 
 def fingerprint(path: Path) -> str:
@@ -94,6 +116,23 @@ def fingerprint(path: Path) -> str:
         if file.is_file()
     ]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """The files of a named folder, and by what can be seen that others are there now."""
+
+    names: tuple[str, ...]
+    stamps: Mapping[Path, int]  # when each directory was last changed; 0 if it is not there
+    made_ns: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no directory has changed since, nor can have without its stamp's telling."""
+        newest = max(self.stamps.values(), default=0)
+        return newest + _TICK_NS < self.made_ns and all(
+            _stamp(directory) == stamp for directory, stamp in self.stamps.items()
+        )
 
 
 class Folders:
@@ -114,6 +153,13 @@ class Folders:
         directories["input"] += (SHIPPED_INPUTS,)  # behind the user's own
         directories["latents"] = directories["input"]
         self._base = base
+        self.user = (settings.user_directory or base / "user").absolute()
+        self.custom_nodes: tuple[Path, ...] = (base / "custom_nodes",)
+        configs = dict.fromkeys((base / "extra_model_paths.yaml", *settings.extra_model_paths))
+        for config in configs:
+            if config in settings.extra_model_paths or config.is_file():
+                self._extend(directories, config.absolute())
+        self._listings: dict[str, Listing] = {}
         self.directories: Mapping[str, tuple[Path, ...]] = directories
 
     def place(self, place: Literal["input", "output", "temp"]) -> Path:
@@ -127,11 +173,21 @@ class Folders:
         without its suffix. Raises PathError if there is none, or if the name leads out of the
         folder.
         """
+        found = self.find_or_none(folder, name)
+        if found is not None:
+            return found
+        place, plain = self._place_of(folder, name)
+        offered = self.names(place)
+        where = ", ".join(self._relative(directory) for directory in self._of(place))
+        hint = nearest(plain, offered) or ("" if offered else "; there is none at all")
+        raise PathError(f"{place}: there is no file {_shown(plain)} (looked in {where}){hint}")
+
+    def find_or_none(self, folder: str, name: str) -> Path | None:
+        """As ``find``, but None if there is no such file: no names are listed to suggest others."""
         place, plain = self._place_of(folder, name)
         parts = parts_of(plain)
-        directories = self._of(place)
         implied = sorted(MODEL_KINDS) if folder == "embeddings" else []
-        for directory in directories:
+        for directory in self._of(place):
             for suffix in ("", *implied):
                 path = directory.joinpath(*parts[:-1], parts[-1] + suffix)
                 found = self._inside(directory, path)
@@ -139,21 +195,46 @@ class Folders:
                     continue
                 if found.is_file() or self._is_folder_model(place, found):
                     return found
-        offered = self.names(place)
-        where = ", ".join(self._relative(directory) for directory in directories)
-        hint = nearest(plain, offered) or ("" if offered else "; there is none at all")
-        raise PathError(f"{place}: there is no file {_shown(plain)} (looked in {where}){hint}")
+        return None
 
     def names(self, folder: str) -> list[str]:
         """The names of all files of the folder's kind, in its subfolders too, sorted."""
+        return list(self.listing(folder).names)
+
+    def listing(self, folder: str) -> Listing:
+        """The same, as it was last found if nothing has changed since."""
+        listing = self._listings.get(folder)
+        if listing is None or not listing.is_current:
+            listing = self._listings[folder] = self._list(folder)
+        return listing
+
+    def _list(self, folder: str) -> Listing:
         kinds = {"input": PICTURE_KINDS, "latents": LATENT_KINDS, "output": None, "temp": None}
         wanted = kinds.get(folder, MODEL_KINDS)
-        found: set[str] = set()
+        made_ns, found, stamps = time_ns(), set[str](), dict[Path, int]()
         for directory in self._of(folder):
-            for path in self._walk(directory, folder):
+            for path in self._walk(directory, folder, stamps):
                 if wanted is None or path.suffix.lower() in wanted or path.is_dir():
                     found.add(path.relative_to(directory).as_posix())
-        return sorted(found, key=lambda name: (name.casefold(), name))
+        names = tuple(sorted(found, key=lambda name: (name.casefold(), name)))
+        return Listing(names, stamps, made_ns)
+
+    def _extend(self, directories: dict[str, tuple[Path, ...]], config: Path) -> None:
+        """Add the directories that a file names: before the user's own, or before the shipped."""
+        for extra in read_model_paths(config):
+            if extra.folder == "custom_nodes":
+                self.custom_nodes += (extra.directory,)
+                continue
+            belows = MODEL_FOLDERS.get(extra.folder, (extra.folder,))
+            same = {folder for folder, others in MODEL_FOLDERS.items() if others == belows}
+            for folder in same | {extra.folder}:
+                old = directories.get(folder, ())
+                end = next(
+                    (i for i, path in enumerate(old) if path.is_relative_to(SHIPPED_MODELS)),
+                    len(old),
+                )
+                at = 0 if extra.is_default else end
+                directories[folder] = (*old[:at], extra.directory, *old[at:])
 
     def fingerprint(self, path: Path) -> str:
         """Changes when a file does; what the content key of a node that reads it holds."""
@@ -178,7 +259,7 @@ class Folders:
         found = _resolved(path)
         if found and not found.is_relative_to(directory.resolve()):
             name = path.relative_to(directory).as_posix()
-            raise PathError(
+            raise OutsideError(
                 f"{_shown(name)} is a link that leads out of {self._relative(directory)}; "
                 "copy the file there, or add its folder to the model directories"
             )
@@ -187,11 +268,15 @@ class Folders:
     def _is_folder_model(self, folder: str, path: Path) -> bool:
         return folder in _FOLDER_MODELS and (path / _FOLDER_MARK).is_file()
 
-    def _walk(self, directory: Path, folder: str) -> Iterator[Path]:
-        """Files below a directory that ``find`` would find; hidden ones are left out."""
+    def _walk(self, directory: Path, folder: str, stamps: dict[Path, int]) -> Iterator[Path]:
+        """Files below a directory that ``find`` would find; hidden ones are left out.
+
+        Stamps each directory that it looks into, before it does.
+        """
         top, waiting, seen = directory.resolve(), [directory], set[Path]()
         while waiting:
             current = waiting.pop()
+            stamps[current] = _stamp(current)
             real = _resolved(current)
             if real is None or real in seen:  # not there, or a link that leads back
                 continue
@@ -207,7 +292,10 @@ class Folders:
                     found = _resolved(path)
                     if found is None or not found.is_relative_to(top):
                         continue
-                if path.is_file() or (path.is_dir() and self._is_folder_model(folder, path)):
+                if path.is_file():
+                    yield path
+                elif path.is_dir() and self._is_folder_model(folder, path):
+                    stamps[path] = _stamp(path)
                     yield path
                 elif path.is_dir():
                     waiting.append(path)
@@ -219,6 +307,14 @@ class Folders:
         if directory.is_relative_to(_SHIPPED):
             return f"Weft's {directory.relative_to(_SHIPPED).as_posix()}"
         return directory.as_posix()
+
+
+def _stamp(directory: Path) -> int:
+    """When entries were last added to a directory or taken away; 0 if it is not there."""
+    try:
+        return directory.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _resolved(path: Path) -> Path | None:

@@ -1,14 +1,11 @@
 """Picture files to tensors and back.
 
 Reading takes what people have: any common format, rotated by EXIF, animated, 16-bit, with a palette
-or transparency; and refuses what is no picture, cut off, or too large before decoding it. Writing
-makes 8-bit PNGs that carry texts. Names and folders are not known here.
+or transparency; ``executor.picture_file`` refuses what is none. Writing makes 8-bit PNGs that carry
+texts. Names and folders are not known here.
 """
 
 import json
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,47 +15,19 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin
 from torch import Tensor
 
 from executor.errors import InputError, PictureError
+from executor.picture_file import frame_count, opened
 
 Channel: TypeAlias = Literal["alpha", "red", "green", "blue"]
-
-# Formats that are decoded here and now; others call programs (EPS) or hold drawings, not pixels.
-FORMATS = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "QOI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
 
 _NO_MASK = 64  # side of the empty mask of a picture without transparency, as in ComfyUI
 # Integer and float greyscale, which "convert" would clip at 255.
 _DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 _MOST = np.float32(255)
 _MOST_DEEP = 65535  # 16 bits; Pillow gives some 16-bit files as mode "I"
-# What Pillow raises on damaged files, beside its own errors.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,25 +56,8 @@ def read(path: Path, max_pixels: int) -> Picture:
 
     Raises PictureError if the file is not a picture, is damaged, or has more than ``max_pixels``.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, on what is raised here or is harmless
-        try:
-            with Image.open(path, formats=_formats()) as picture:
-                _check_size(picture, path, max_pixels)
-                frames = list(_frames(picture, path))
-        except Image.DecompressionBombError as error:
-            raise PictureError(
-                f"{path.name} has too many pixels to be decoded; {max_pixels:,} is the most"
-            ) from error
-        except UnidentifiedImageError as error:
-            raise PictureError(
-                f"{path.name} is not a picture, or of no known format; these are read: "
-                f"{', '.join(_formats())}"
-            ) from error
-        except _DAMAGE as error:
-            raise PictureError(
-                f"{path.name} is damaged or cut off ({error or type(error).__name__})"
-            ) from error
+    with opened(path, max_pixels) as picture:
+        frames = list(_frames(picture, path))
     colours = np.stack([colour for colour, _ in frames])
     if all(alpha is None for _, alpha in frames):
         return Picture(torch.from_numpy(colours), None)
@@ -140,36 +92,12 @@ def write_png(
     picture.save(stream, "PNG", pnginfo=chunks, compress_level=compress_level)
 
 
-def _formats() -> list[str]:
-    """Those of ``FORMATS`` that this Pillow knows."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _check_size(picture: Image.Image, path: Path, max_pixels: int) -> None:
-    width, height = picture.size
-    if width < 1 or height < 1:
-        raise PictureError(f"{path.name} is empty: {width}×{height} pixels")
-    count = _frame_count(picture)
-    if width * height * count > max_pixels:
-        frames = f" in {count} frames" if count > 1 else ""
-        raise PictureError(
-            f"{path.name} has {width}×{height} pixels{frames}; {max_pixels:,} in all is the most "
-            "(the setting max_picture_pixels)"
-        )
-
-
-def _frame_count(picture: Image.Image) -> int:
-    """How many frames are read: of a JPEG with further pictures (MPO), the first."""
-    return 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-
-
 def _frames(
     picture: Image.Image, path: Path
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
     """Colours (H, W, 3) and alpha (H, W) of each frame of the first one's size."""
     stored, size = picture.size, None
-    for frame in islice(ImageSequence.Iterator(picture), _frame_count(picture)):
+    for frame in islice(ImageSequence.Iterator(picture), frame_count(picture)):
         if frame.size != stored:  # a page of another size is not even decoded
             continue
         upright = ImageOps.exif_transpose(frame)

@@ -1,32 +1,102 @@
-"""Keeping new files: whole or not at all, never over another, never outside their folder.
+"""Keeping files: whole or not at all, never outside their folder, never over another unless meant.
 
 A file is written under a hidden name beside its place, flushed to the disk, and only then given its
-name, which fails if another writer took it meanwhile; then the next number is tried. Numbers go on
-after the highest that is there.
+name. ``save_new`` numbers its names, ``save_beside`` does if need be; where another writer took
+a name meanwhile, the next number is tried. ``save_as`` replaces what has the name.
 """
 
+import filecmp
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from executor.errors import FileError, PathError
-from executor.paths import parts_of
+from executor.errors import FileError, NameTaken, PathError
+from executor.paths import inside, parts_of
+
+Write: TypeAlias = Callable[[BinaryIO], None]
 
 
-def save_new(directory: Path, prefix: str, suffix: str, write: Callable[[BinaryIO], None]) -> Path:
+def save_new(directory: Path, prefix: str, suffix: str, write: Write) -> Path:
     """Keep a new file ``prefix_00001_suffix`` below ``directory``, and say where.
 
-    Raises PathError for a prefix that leads out of the directory, FileError if the disk fails, and
-    whatever ``write`` raises; then nothing is left behind.
+    Numbers go on after the highest that is there. Raises PathError for a prefix that leads out of
+    the directory, FileError if the disk fails, and whatever ``write`` raises; then nothing is left
+    behind.
     """
     *folders, stem = parts_of(f"{prefix}_00001_{suffix}")
     stem = stem.removesuffix(f"_00001_{suffix}")
     folder = directory.joinpath(*folders)
     if not folder.resolve().is_relative_to(directory.resolve()):
         raise PathError(f"{prefix!r} leads through a link out of the folder {directory.name!r}")
+    with _hidden(directory, folder, prefix, write) as hidden:
+        return _named(hidden, folder, stem, suffix)
+
+
+def save_beside(directory: Path, name: str, write: Write) -> Path:
+    """Keep a file of this name, or as ``name (1)`` and so on where another has it, and say where.
+
+    One that is there already, byte for byte, is not kept twice. Raises as ``save_new``.
+    """
+    path = inside(directory, name)
+    with _hidden(directory, path.parent, name, write) as hidden:
+        for number in count(1):
+            try:
+                _give_name(hidden, path)
+            except FileExistsError:
+                if path.is_file() and filecmp.cmp(hidden, path, shallow=False):
+                    break
+                path = inside(directory, name)
+                path = path.with_name(f"{path.stem} ({number}){path.suffix}")
+            else:
+                _flush_folder(path.parent)
+                break
+    return path
+
+
+def save_as(directory: Path, name: str, write: Write, *, may_replace: bool = True) -> Path:
+    """Keep a file under just this name, and say where.
+
+    Raises NameTaken if another has it and must not be replaced, else as ``save_new``.
+    """
+    path = inside(directory, name)
+    with _hidden(directory, path.parent, name, write) as hidden:
+        _put(hidden, path, may_replace=may_replace)
+    return path
+
+
+def rename(directory: Path, name: str, new_name: str, *, may_replace: bool = True) -> Path:
+    """Give a file of a folder another name in it, and say where it is. Raises as ``save_as``."""
+    path = inside(directory, new_name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put(inside(directory, name), path, may_replace=may_replace)
+    except OSError as error:
+        words = f"cannot move {name!r} to {new_name!r}: {error.strerror or error}"
+        raise FileError(words) from error
+    return path
+
+
+def _put(file: Path, path: Path, *, may_replace: bool) -> None:
+    """Move a file to its name. Raises NameTaken, OSError."""
+    if may_replace:
+        file.replace(path)
+    else:
+        try:
+            _give_name(file, path)
+        except FileExistsError as error:
+            raise NameTaken(f"there is a file {path.name!r} already") from error
+        file.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+@contextmanager
+def _hidden(directory: Path, folder: Path, name: str, write: Write) -> Generator[Path]:
+    """A file with its whole content, to be given its name; gone afterwards if it was not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         hidden = folder / f".{secrets.token_hex(8)}.part"
@@ -35,12 +105,12 @@ def save_new(directory: Path, prefix: str, suffix: str, write: Callable[[BinaryI
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            return _named(hidden, folder, stem, suffix)
+            yield hidden
         finally:
             hidden.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(
-            f"cannot keep {prefix!r} in the folder {directory.name!r}: {error.strerror or error}"
+            f"cannot keep {name!r} in the folder {directory.name!r}: {error.strerror or error}"
         ) from error
 
 

@@ -1,20 +1,22 @@
-"""What a user may set: one frozen model, read from the environment or given by the command line.
+"""What a user may set: one frozen model, from the command line, the environment and a file.
 
-Every field is said once, with its description, and is the variable ``WEFT_<FIELD>`` in the
-environment. Nothing here looks at the machine: what ``auto`` and ``None`` come to is decided by
-``executor.devices`` and by whoever holds a budget.
+Every field is said once, with its description; it is the variable ``WEFT_<FIELD>`` in the
+environment and the key ``<field>`` in ``weft.toml``, which lies in the base directory. Nothing
+here looks at the machine: what ``auto`` and ``None`` come to is decided by ``executor.devices`` and
+by whoever holds a budget.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from executor.errors import SettingsError, nearest
 
 PREFIX = "WEFT_"
+FILE = "weft.toml"
 
 
 def _names(value: Any) -> Any:
@@ -53,6 +55,20 @@ class Settings(BaseModel):
     )
     temp_directory: Path | None = Field(
         default=None, description="Where previews are kept. By default base/temp."
+    )
+    user_directory: Path | None = Field(
+        default=None,
+        description="Where the server keeps what the editor saves: workflows, its settings. "
+        "By default base/user.",
+    )
+    extra_model_paths: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = Field(
+        default=(),
+        description="Files like ComfyUI's extra_model_paths.yaml, which say where other programs "
+        "keep their models; besides base/extra_model_paths.yaml, if it is there.",
+    )
+    custom_nodes: bool = Field(
+        default=True,
+        description="Whether to load the packs of nodes in base/custom_nodes and those installed.",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         default="auto",
@@ -109,11 +125,30 @@ class Settings(BaseModel):
         "their names lead to this machine.",
     )
 
+    front_end_root: Path | None = Field(
+        default=None,
+        description="A folder with a web frontend to serve. By default that of the package "
+        "comfyui-frontend-package if it is installed, else Weft's own page.",
+    )
+    preview_method: Literal["none", "auto", "latent2rgb", "taesd"] = Field(
+        default="none",
+        description="How pictures in the making are shown to clients that do not say; none shows "
+        "them only to those that ask. auto takes TAESD where its file is in vae_approx.",
+    )
+    history_jobs: Annotated[int, Field(ge=0)] = Field(
+        default=10_000,
+        description="How many jobs that are over the history keeps; pictures are never deleted.",
+    )
+    history_days: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="For how many days the history keeps them. By default for ever."
+    )
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
-        """The settings that ``WEFT_…`` variables make; what is ``given`` wins over them.
+        """The settings of ``weft.toml`` and of ``WEFT_…`` variables, which win over it.
 
-        Raises SettingsError, which names every variable that is unknown or cannot be.
+        What is ``given`` wins over both. Raises SettingsError, which names everything that is
+        unknown or cannot be.
         """
         variables = {PREFIX + name.upper(): name for name in cls.model_fields}
         faults = [
@@ -126,17 +161,61 @@ class Settings(BaseModel):
             for variable, name in variables.items()
             if environ.get(variable)  # a variable set to nothing is one that is not set
         }
+        base = given.get("base_directory") or found.get("base_directory") or Path.cwd()
+        file = Path(base) / FILE
+        written = read_settings_file(file) if file.is_file() else {}
+        for name in written:
+            if name not in cls.model_fields:
+                faults.append(f"{file}: {name} is no setting{nearest(name, cls.model_fields)}")
+            elif name == "base_directory":
+                faults.append(f"{file}: base_directory is where this file lies; set it elsewhere")
+        written = {name: written[name] for name in cls.model_fields.keys() & written.keys()}
+        for name in cls._path_fields() & written.keys():
+            written[name] = _below(file.parent, written[name])
         try:
-            settings = cls.model_validate({**found, **given})
+            settings = cls.model_validate({**written, **found, **given})
         except ValidationError as error:
             for fault in error.errors():
                 name = str(fault["loc"][0])
-                known = name in cls.model_fields and name not in given
-                faults.append(
-                    f"{PREFIX + name.upper() if known else name}: {fault['msg']}, "
-                    f"got {str(fault['input'])!r}"
-                )
+                if name in given or name not in cls.model_fields:
+                    where = name
+                else:
+                    where = PREFIX + name.upper() if name in found else f"{file}: {name}"
+                faults.append(f"{where}: {fault['msg']}, got {str(fault['input'])!r}")
             raise SettingsError("\n".join(faults)) from error
         if faults:
             raise SettingsError("\n".join(faults))
         return settings
+
+    @classmethod
+    def _path_fields(cls) -> set[str]:
+        """The settings that are paths, or lists of them."""
+        return {name for name, spec in cls.model_fields.items() if _holds_path(spec.annotation)}
+
+
+def _holds_path(annotation: Any) -> bool:
+    return annotation is Path or any(_holds_path(part) for part in get_args(annotation))
+
+
+def _below(folder: Path, value: Any) -> Any:
+    """Paths as the file in this folder means them; what is no path is left to be refused."""
+    match value:
+        case str():
+            return folder / value
+        case list():
+            return [_below(folder, part) for part in cast("list[Any]", value)]
+        case _:
+            return value
+
+
+def read_settings_file(file: Path) -> dict[str, Any]:
+    """What a TOML file says. Raises SettingsError if it is none."""
+    import tomllib
+
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is no TOML: {error}") from error

@@ -28,6 +28,13 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_LISTEN": "0.0.0.0,::",
         "WEFT_PORT": "80",
         "WEFT_ALLOWED_HOSTS": "weft.example, pictures.example",
+        "WEFT_USER_DIRECTORY": "/user",
+        "WEFT_EXTRA_MODEL_PATHS": os.pathsep.join(["/a.yaml", "/b.yaml"]),
+        "WEFT_CUSTOM_NODES": "no",
+        "WEFT_FRONT_END_ROOT": "/web",
+        "WEFT_PREVIEW_METHOD": "taesd",
+        "WEFT_HISTORY_JOBS": "50",
+        "WEFT_HISTORY_DAYS": "0.5",
     }
     assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     assert Settings.from_environment(environ) == Settings(
@@ -47,6 +54,13 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         listen="0.0.0.0,::",
         port=80,
         allowed_hosts=("weft.example", "pictures.example"),
+        user_directory=Path("/user"),
+        extra_model_paths=(Path("/a.yaml"), Path("/b.yaml")),
+        custom_nodes=False,
+        front_end_root=Path("/web"),
+        preview_method="taesd",
+        history_jobs=50,
+        history_days=0.5,
     )
 
 
