@@ -258,6 +258,29 @@ def picture(seed: int, side_px: int = 128) -> Picture:
     return Picture(np.asarray(canvas.reduce(2)).copy(), rng.choice(OPENINGS) + words)
 
 
+def recoloured(seed: int, side_px: int = 128) -> tuple[Picture, Picture]:
+    """A single shape, and the same one at the same place in other colours, all of them named."""
+    rng = random.Random(seed)
+    kind, place = rng.choice(KINDS), rng.getrandbits(60)
+
+    def drawn(colour: str, background: str) -> Picture:
+        # The same seed again: all but the colours comes out the same.
+        canvas, _ = draw_single_of(random.Random(place), 2 * side_px, colour, kind, background)
+        words = with_article(f"{said(rng, colour)} {said(rng, kind)}")
+        ground = with_article(f"{said(rng, background)} background")
+        return Picture(np.asarray(canvas.reduce(2)).copy(), f"{words} on {ground}")
+
+    while True:
+        before, after = colours_apart(rng, 2), colours_apart(rng, 2)
+        kept = rng.random()
+        if kept < 0.2 and are_apart(before[0], after[1]):
+            after = before[0], after[1]
+        elif kept < 0.4 and are_apart(after[0], before[1]):
+            after = after[0], before[1]
+        if not is_held_out(after[0], kind, after[1]):
+            return drawn(*before), drawn(*after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw a sheet of 8 × 8 pictures.")
     parser.add_argument("path", type=Path, help="where the PNG goes")

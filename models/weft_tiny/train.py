@@ -6,6 +6,10 @@ more, and evenly over a batch (Kingma et al. 2021, "Variational diffusion models
 10 % of captions are empty, for guidance; 8 % get words that mean nothing, so that "masterpiece,
 best quality" does no harm.
 
+Trained on plain noise alone, the model reads a large flat background through the noise and believes
+it, whatever the caption: picture to picture then recolours nothing. So some examples show it the
+same shape in other colours, noised, and ask for what the caption says.
+
     python -m models.weft_tiny.train build/weft_tiny build/weft_tiny/denoiser.pt --steps 5000
 """
 
@@ -26,7 +30,7 @@ from models.weft_tiny.denoiser import (
     load_checkpoint,
     start_residuals_at_zero,
 )
-from models.weft_tiny.encode import latents_path
+from models.weft_tiny.encode import latents_path, pairs_path
 from models.weft_tiny.training import Learner, cosine, launch, seeded
 from models.weft_tiny.words import (
     END,
@@ -41,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 # How often a step is on pictures of a size. A batch has as many latent cells at every size.
 SIDES = {128: 0.76, 192: 0.14, 256: 0.10}
+# The share of recoloured pairs in a batch, and the timesteps at which they are shown.
+PAIR_SHARE = 0.16
+PAIR_TIMESTEPS = (350, 750)
 LARGEST_WEIGHT = 20.0
 # Power of a timestep's weight that goes into its chance; the rest stays in the loss.
 DRAWN_BY_WEIGHT = 0.35
@@ -68,8 +75,16 @@ class Examples:
     ids: Tensor
 
 
-def load_examples(folder: Path) -> tuple[dict[int, Examples], list[int]]:
-    """The examples by size, and the tokens that occur in them."""
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Latents before and after recolouring (N, 4, 16, 16), and the latter's numbers (N, 77)."""
+
+    before: Tensor
+    after: Examples
+
+
+def load_examples(folder: Path) -> tuple[dict[int, Examples], Pairs, list[int]]:
+    """The examples by size, the recoloured pairs, and the tokens that occur in the examples."""
     files = {side: torch.load(latents_path(folder, side), weights_only=True) for side in SIDES}
     ids = {side: token_ids(file["captions"]) for side, file in files.items()}
     known = known_tokens(torch.cat(list(ids.values())))
@@ -77,7 +92,9 @@ def load_examples(folder: Path) -> tuple[dict[int, Examples], list[int]]:
         side: Examples(file["latents"], renumbered(ids[side], known))
         for side, file in files.items()
     }
-    return examples, known
+    file = torch.load(pairs_path(folder), weights_only=True)
+    after = Examples(file["latents"], renumbered(token_ids(file["captions"]), known))
+    return examples, Pairs(file["before"], after), known
 
 
 def blurred(ids: Tensor, known: list[int], rng: random.Random) -> Tensor:
@@ -122,6 +139,37 @@ class Timesteps:
         return torch.searchsorted(self.cumulative, shares).clamp(max=999)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is noised (``seen``), what shall come out (``clean``), and the captions' numbers."""
+
+    seen: Tensor
+    clean: Tensor
+    ids: Tensor
+    is_pair: Tensor
+
+
+def drawn_batch(
+    examples: dict[int, Examples], pairs: Pairs, full_size: int, step: int, rng: torch.Generator
+) -> Batch:
+    """Examples of one size; among those of 128 px some recoloured pairs."""
+    (side,) = random.Random(step).choices(list(SIDES), weights=list(SIDES.values()))
+    size = full_size * 128**2 // side**2
+    pair_count = round(size * PAIR_SHARE) if side == 128 else 0
+    chosen = torch.randint(len(examples[side].ids), (size - pair_count,), generator=rng)
+    latents, ids = examples[side].latents[chosen].float(), examples[side].ids[chosen]
+    is_pair = torch.arange(size) >= size - pair_count
+    if not pair_count:
+        return Batch(latents, latents, ids, is_pair)
+    chosen = torch.randint(len(pairs.before), (pair_count,), generator=rng)
+    return Batch(
+        torch.cat([latents, pairs.before[chosen].float()]),
+        torch.cat([latents, pairs.after.latents[chosen].float()]),
+        torch.cat([ids, pairs.after.ids[chosen]]),
+        is_pair,
+    )
+
+
 def is_hidden(name: str, weight: nn.Parameter) -> bool:
     """Whether Muon trains a weight."""
     outer = ("embedding", "conv_in", "conv_out")
@@ -132,7 +180,7 @@ def work(rank: int, plan: Plan) -> None:
     """One process of the training."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)
-    examples, known = load_examples(plan.folder)
+    examples, pairs, known = load_examples(plan.folder)
     denoiser = Denoiser(len(known) + 1)
     start_residuals_at_zero(denoiser)
     if plan.start:
@@ -153,20 +201,26 @@ def work(rank: int, plan: Plan) -> None:
     since = time.monotonic()
     while learner.step < plan.steps:
         step = learner.step
-        (side,) = random.Random(step).choices(list(SIDES), weights=list(SIDES.values()))
-        size = plan.batch * 128**2 // side**2
         rng = seeded(step, rank)
-        chosen = torch.randint(len(examples[side].ids), (size,), generator=rng)
-        latents = examples[side].latents[chosen].float()
-        ids = blurred(examples[side].ids[chosen], known, random.Random(f"{step} {rank}"))
-        timesteps = schedule.draw(size, rng)
-        noise = torch.randn(latents.shape, generator=rng)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        batch = drawn_batch(examples, pairs, plan.batch, step, rng)
+        ids = blurred(batch.ids, known, random.Random(f"{step} {rank}"))
+        timesteps = schedule.draw(len(ids), rng)
+        if batch.is_pair.any():
+            low, high = PAIR_TIMESTEPS
+            middle = torch.randint(low, high, (len(ids),), generator=rng)
+            timesteps = torch.where(batch.is_pair, middle, timesteps)
+            ids = torch.where(batch.is_pair[:, None], batch.ids, ids)
+        noise = torch.randn(batch.clean.shape, generator=rng)
+        signal = alphas[timesteps].sqrt().view(-1, 1, 1, 1)
+        spread = (1 - alphas[timesteps]).sqrt().view(-1, 1, 1, 1)
+        noisy = signal * batch.seen + spread * noise
+        wanted = (noisy - signal * batch.clean) / spread  # the noise itself, where seen is clean
         predicted = denoiser(noisy, timesteps, denoiser.context(ids))
-        errors = (predicted - noise).square().mean((1, 2, 3))
+        errors = (predicted - wanted).square().mean((1, 2, 3))
         learner.learn((errors * schedule.weights[timesteps]).mean(), cosine(step, plan.steps))
-        for quarter, error in zip((timesteps // 250).tolist(), errors.tolist(), strict=True):
+        plain = ~batch.is_pair
+        times, plain_errors = (timesteps[plain] // 250).tolist(), errors[plain].tolist()
+        for quarter, error in zip(times, plain_errors, strict=True):
             quarters[quarter] += error, 1
         if rank == 0 and learner.step % 50 == 0:
             means = (quarters[:, 0] / quarters[:, 1].clip(1)).round(4).tolist()
