@@ -32,6 +32,7 @@ from executor.fabric.messages import (
 from executor.graph import check
 from executor.ledger import EventKind, JobEvent, JobFile, Ledger, State, TakenJob
 from executor.paths import Folders
+from executor.previews import method_of
 
 T = TypeVar("T")
 
@@ -73,7 +74,6 @@ class Running:
     )
     error: dict[str, Any] | None = None  # of the first node that failed
     executed: list[str] = field(default_factory=list[str])
-    untold: "deque[Untold]" = field(default_factory=lambda: deque[Untold]())
 
     @property
     def id(self) -> JobId:
@@ -81,11 +81,11 @@ class Running:
 
 
 Happening: TypeAlias = Event | Preview
-Untold: TypeAlias = tuple[Happening, "asyncio.Future[JobEvent | None] | None"]
-"""What is still to be told, and what is awaited for that: its being kept, if it is to be kept."""
+Kept: TypeAlias = asyncio.Future[JobEvent | None]
+"""The ledger's answer to an event: the event as it has it, or None if it does not count."""
 
 Watcher: TypeAlias = Callable[[Running, Happening, JobEvent | None], None]
-"""Told what happened to a job, in order; of what is kept, the event as the ledger has it."""
+"""Told what happened, in order over all jobs; of what is kept, the event as the ledger has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +120,7 @@ class Dispatcher:
         self.watchers: list[Watcher] = []
         self.wants_previews: Callable[[Running], bool] = lambda job: False
         """Asked when a job starts: whether anybody will look at its previews."""
+        self._untold: deque[tuple[Running, Happening, Kept | None]] = deque()
         self._is_closing = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -225,6 +226,7 @@ class Dispatcher:
                 extra_data.get("extra_pnginfo") or {},
                 taken.body.targets,
                 wants_previews=self.wants_previews(job),
+                preview_method=method_of(extra_data),
             )
         )
 
@@ -277,16 +279,19 @@ class Dispatcher:
     async def _lost(self, seat: Seat, job: Running, code: int) -> None:
         """A job's worker died: it is tried again, or given up if that was not the first time."""
         del seat.running[job.id]
-        requeued = await self.ledger.requeue(job.id, job.taken.attempt, has_died=True)
-        if requeued and requeued.end:
+        kept = self._spawn_task(self._try_again(job))
+        self._tell(job, Ended(job.id, Outcome.FAILED), kept)
+        if given_up := await kept:
             log.error("job %s lost its worker (code %d) again and is given up", job.id, code)
-            job.error = json.loads(requeued.end.data)["error"]
-            kept: asyncio.Future[JobEvent | None] = asyncio.get_running_loop().create_future()
-            kept.set_result(requeued.end)
-            self._tell(job, Ended(job.id, Outcome.FAILED), kept)
+            job.error = json.loads(given_up.data)["error"]
         else:
             log.warning("job %s lost its worker (code %d) and is queued again", job.id, code)
         self.wake()
+
+    async def _try_again(self, job: Running) -> JobEvent | None:
+        """Put a job back whose worker died; the event of its end, if that was once too often."""
+        requeued = await self.ledger.requeue(job.id, job.taken.attempt, has_died=True)
+        return requeued.end if requeued else None
 
     def _hear(self, seat: Seat, message: FromWorker) -> None:
         """Take what a worker says; what belongs to an attempt that is over is not heard."""
@@ -371,25 +376,23 @@ class Dispatcher:
         self._tell(job, Ended(job.id, outcome), kept)
         await asyncio.wait([kept])
 
-    def _tell(
-        self,
-        job: Running,
-        happening: Happening,
-        kept: "asyncio.Future[JobEvent | None] | None" = None,
-    ) -> None:
-        """Tell the watchers, behind all that happened before; what is kept once it is kept."""
-        job.untold.append((happening, kept))
-        if kept is not None and not kept.done():
-            kept.add_done_callback(lambda _: self._tell_on(job))
-        self._tell_on(job)
+    def _tell(self, job: Running, happening: Happening, kept: Kept | None = None) -> None:
+        """Tell the watchers, behind all that happened before; what is kept once it is kept.
 
-    def _tell_on(self, job: Running) -> None:
+        In the order of the ledger's numbers, so that whoever saw one has seen all below it.
+        """
+        self._untold.append((job, happening, kept))
+        if kept is not None and not kept.done():
+            kept.add_done_callback(lambda _: self._tell_on())
+        self._tell_on()
+
+    def _tell_on(self) -> None:
         """Tell what need not be waited for any more."""
-        while job.untold:
-            happening, kept = job.untold[0]
+        while self._untold:
+            job, happening, kept = self._untold[0]
             if kept is not None and not kept.done():
                 return
-            job.untold.popleft()
+            self._untold.popleft()
             event = None
             if kept is not None:
                 event = None if kept.cancelled() or kept.exception() else kept.result()
