@@ -1,5 +1,6 @@
 """Nodes that encode prompts and say where, when and how strongly each holds."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -18,6 +19,13 @@ class CLIPTextEncode(Node, category="conditioning", display_name="CLIP Text Enco
 
     text: Text
     clip: Clip
+
+    def files(self) -> Iterator[tuple[str, str, str]]:
+        from executor.models.prompt import embeddings_named
+
+        text: object = self.text
+        if isinstance(text, str):  # and no link, whose text is not there yet
+            yield from (("text", "embeddings", name) for name in embeddings_named(text))
 
     def run(self, ctx: Context) -> Conditioning:
         return self.clip.encode(self.text)

@@ -7,7 +7,7 @@ import torch
 from laws import left_alone, tensors_in
 from pydantic import ValidationError
 
-from executor import Area, Cond, Conditioning, Context, InputError
+from executor import Area, Cond, Conditioning, Context, InputError, Link
 from executor.settings import Settings
 from executor.workspace import Workspace
 from nodes.conditioning import (
@@ -197,3 +197,14 @@ def test_input_names_order_and_defaults_are_comfyuis() -> None:
     ]
     assert CLIPSetLastLayer.inputs()["stop_at_clip_layer"].default == -1
     assert CLIPTextEncode.inputs()["text"].options == {"multiline": True, "dynamicPrompts": True}
+
+
+def test_a_prompt_reads_the_embeddings_that_it_names():
+    clip = Link("1", 1)
+    text = "a (embedding:red circle:1.2), embedding:blue, on embedding:sub/green"
+    node = CLIPTextEncode.model_validate({"text": text, "clip": clip})
+    assert [name for _, _, name in node.files()] == ["red", "blue", "sub/green"]
+    node = CLIPTextEncode.model_validate({"text": "a prompt: embedding", "clip": clip})
+    assert list(node.files()) == []
+    node = CLIPTextEncode.model_validate({"text": Link("2", 0), "clip": clip})
+    assert list(node.files()) == []

@@ -19,7 +19,7 @@ V = TypeVar("V")
 BRACKET_WEIGHT = 1.1
 DEEPEST = 100  # nested brackets; 1.1 to that power is 13,780
 LONG_GROUP = 8  # tokens: a group this long may be cut in two at a chunk's end, a shorter one not
-_MARK = "embedding:"
+_MARK = re.compile(r"(?:^|[ \n])embedding:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,22 @@ def groups(
     """
     found: list[Group[V]] = []
     for span in spans(text):
-        words, *marked = re.split(rf"(?:^|[ \n]){_MARK}", span.text)
+        words, *marked = _MARK.split(span.text)
         found.append([Token(number, span.weight) for number in tokenize(words)])
         for piece in marked:
             vectors, words = _embedded(piece, embedding)
             found.append([Token(vector, span.weight) for vector in vectors])
             found.append([Token(number, span.weight) for number in tokenize(words)])
     return [group for group in found if group]
+
+
+def embeddings_named(text: str) -> list[str]:
+    """The embeddings that a prompt names, in their order."""
+    pieces = [piece for span in spans(text) for piece in _MARK.split(span.text)[1:]]
+    return [
+        name.rstrip(",")
+        for name in (piece.split(maxsplit=1)[0] for piece in pieces if piece.split())
+    ]
 
 
 def _embedded(piece: str, embedding: Callable[[str], Sequence[V]]) -> tuple[Sequence[V], str]:
