@@ -32,7 +32,7 @@ def read_workflow(path: Path) -> Embedded:
     Raises PictureError if the file is no PNG or carries no workflow.
     """
     with path.open("rb") as stream:
-        texts = dict(_texts(stream, path.name))
+        texts = read_texts(stream, path.name)
     found: dict[str, Any] = {}
     for name in texts:
         try:
@@ -50,6 +50,18 @@ def read_workflow(path: Path) -> Embedded:
         f"{path.name} carries no workflow: it has no text chunk 'prompt' or 'workflow'; "
         "pictures lose them when edited or sent through most services"
     )
+
+
+def read_texts(stream: BinaryIO, name: str) -> dict[str, str]:
+    """All texts of a PNG by their keywords. Raises PictureError if it is none, or damaged."""
+    texts: dict[str, str] = {}
+    left = _MOST_BYTES
+    for keyword, text in _texts(stream, name):
+        left -= len(text)
+        if left < 0:
+            raise PictureError(f"{name} carries over {_MOST_BYTES} bytes of text")
+        texts[keyword] = text
+    return texts
 
 
 def _texts(stream: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
