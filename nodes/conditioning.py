@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -23,8 +23,8 @@ class CLIPTextEncode(Node, category="conditioning", display_name="CLIP Text Enco
     def files(self) -> Iterator[tuple[str, str, str]]:
         from executor.models.prompt import embeddings_named
 
-        text: object = self.text
-        if isinstance(text, str):  # and no link, whose text is not there yet
+        text = cast(object, self.text)  # or a link, whose text is not there yet
+        if isinstance(text, str):
             yield from (("text", "embeddings", name) for name in embeddings_named(text))
 
     def run(self, ctx: Context) -> Conditioning:
