@@ -170,23 +170,29 @@ def on_a_terminal(*words: str, cwd: Path, until: str, then: signal.Signals) -> R
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
         stdout=subprocess.DEVNULL,
         stderr=theirs,
+        # Tests that a shell runs in the background are deaf to it, and so are their children.
+        preexec_fn=lambda: signal.signal(then, signal.SIG_DFL),
     )
     os.close(theirs)
     seen = b""
-    is_told = False
-    while True:
-        try:
-            piece = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        seen += piece
-        if not is_told and until.encode() in seen:
-            process.send_signal(then)
-            is_told = True
-    os.close(ours)
-    return Ran(process.wait(), seen.decode())
+    try:
+        while piece := read(ours):
+            if until.encode() in seen + piece and until.encode() not in seen:
+                process.send_signal(then)
+            seen += piece
+        return Ran(process.wait(), seen.decode())
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
+def read(terminal: int) -> bytes:
+    """What comes next, or nothing when nobody writes any more."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # which is how Linux says so
+        return b""
 
 
 # -- nodes, models ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,9 @@ def _drive(
 
         engine = Engine(workspace, emit)
         job = Job("run", graph, prompt, extra)
-        try:
+        with suppress(KeyboardInterrupt):  # wherever it came: the process ends, files are whole
             engine.submit(job)
             engine.run()
-        except KeyboardInterrupt:
-            engine.cancel(job.id)
     return record
 
 
