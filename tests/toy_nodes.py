@@ -173,6 +173,15 @@ class ToySample(Node, category="testing"):
         return Latent(x)
 
 
+class ToyMean(Node, category="testing"):
+    """The mean of a latent."""
+
+    latent: Latent
+
+    def run(self, ctx: Context) -> float:
+        return float(self.latent.samples.mean())
+
+
 KEPT: dict[str, Tensor] = {}
 """What ``ToyKeep`` was given, by name."""
 
