@@ -56,11 +56,15 @@ def test_a_wheel_puts_nothing_but_weft_into_site_packages(wheel: Path) -> None:
     }
 
 
-def test_a_wheel_carries_every_module_every_workflow_and_the_shipped_model(wheel: Path) -> None:
+def test_a_wheel_carries_every_file_of_ours_and_the_shipped_model(wheel: Path) -> None:
     ours = {"weft/__init__.py", "weft/models/checkpoints/weft-tiny.safetensors"}
-    for folder, pattern in (("executor", "*.py"), ("nodes", "*.py"), ("workflows", "*.json")):
-        files = (path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(pattern))
-        ours |= {f"weft/{name}" for name in files if name != "executor/launcher.py"}
+    for folder in ("executor", "nodes", "workflows"):
+        files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        ours |= {
+            f"weft/{path.relative_to(ROOT).as_posix()}"
+            for path in files
+            if path.parent.name != "__pycache__" and path.name != "launcher.py"
+        }
     assert ours <= set(zipfile.ZipFile(wheel).namelist())
 
 
