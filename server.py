@@ -1,0 +1,105 @@
+"""The server: settings → nodes → ledger, workers → application. The one place that knows all.
+
+    python server.py --port 8188
+
+`weft serve` is the same. The front never imports torch: it accepts requests within a second, and
+answers while the workers compute.
+"""
+
+import asyncio
+import logging
+import signal
+from functools import partial
+from itertools import count
+
+from aiohttp import web
+
+import nodes
+from executor.api.app import create_app
+from executor.dispatch import Dispatcher, Spawn
+from executor.errors import SettingsError
+from executor.fabric.local import LocalWorker, gpus
+from executor.ledger import Ledger, open_ledger
+from executor.paths import Folders
+from executor.settings import Settings
+
+log = logging.getLogger("weft")
+
+GRACE_S = 30.0
+"""How long running jobs may go on after the server was told to stop."""
+
+RETAIN_EVERY_S = 60
+
+
+def spawns(settings: Settings) -> dict[str, Spawn]:
+    """How to start the worker of each device, by the worker's name."""
+    devices = settings.workers
+    if not devices and settings.device == "auto" and gpus():
+        devices = tuple(f"cuda:{index}" for index in range(gpus()))
+    devices = devices or (settings.device,)
+    found: dict[str, Spawn] = {}
+    for place, device in enumerate(devices):
+        own = settings.model_copy(update={"device": device, "workers": ()})
+        name = device if devices.count(device) == 1 else f"{device} #{place + 1}"
+        found[name] = partial(LocalWorker.start, own, (nodes.__name__,))
+    return found
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until told to stop; then take no more, and let what runs end or queue it again."""
+    folders = Folders(settings)
+    async with open_ledger(folders.user / "weft.sqlite") as ledger:
+        if again := await ledger.recover():
+            log.warning("%d jobs were running when the server ended; they are tried again", again)
+        dispatcher = Dispatcher(ledger, folders, spawns(settings))
+        app = create_app(settings, folders, ledger, dispatcher)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
+        await runner.setup()
+        await _listen(runner, settings)
+        dispatcher.start()
+        dispatcher.wake()
+        house = asyncio.create_task(_keep_house(ledger, settings))
+        await _told_to_stop()
+        log.info("stopping")
+        house.cancel()
+        for site in list(runner.sites):
+            await site.stop()
+        await dispatcher.close(GRACE_S)
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+    """Accept requests at every address. Raises SettingsError where that cannot be."""
+    for address in settings.listen.split(","):
+        site = web.TCPSite(runner, address.strip(), settings.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {address}, port {settings.port}: {error.strerror}; "
+                "is a server running already? --port takes another"
+            ) from error
+    for address, port, *_ in runner.addresses:
+        log.info("listening on http://%s:%d", address, port)
+
+
+async def _keep_house(ledger: Ledger, settings: Settings) -> None:
+    """Time out what waits for too long, and forget what the history is not to keep."""
+    for second in count():
+        await ledger.expire()
+        if second % RETAIN_EVERY_S == 0:
+            await ledger.retain(settings.history_jobs, settings.history_days)
+        await asyncio.sleep(1)
+
+
+async def _told_to_stop() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve(Settings.from_environment()))
