@@ -11,13 +11,24 @@ from contextlib import suppress
 from aiohttp import web
 
 from executor.api import (
+    catalogue,
     events_stream,
+    examples,
     features,
+    files,
+    frontend,
     history,
     interrupt,
     jobs,
+    log_entries,
+    model_files,
+    preferences,
     prompts,
     queue,
+    reading,
+    system,
+    uploads,
+    userdata,
     websocket,
 )
 from executor.api.access_log import Handler, log_requests
@@ -25,37 +36,56 @@ from executor.api.bells import Bells
 from executor.api.hub import Hub
 from executor.api.keys import (
     BELLS,
+    DECODING,
     DISPATCHER,
     FOLDERS,
     HUB,
     IS_ANSWERING,
     LEDGER,
     NARRATOR,
+    PLUGINS,
     SETTINGS,
 )
 from executor.api.narrator import Narrator
 from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
+from executor.api.renditions import Decoding
 from executor.api.security import only_own_pages
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
+from executor.plugins import Plugin
 from executor.settings import Settings
 
 FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
+    catalogue.routes,
     events_stream.routes,
+    examples.routes,
     features.routes,
+    files.routes,
+    frontend.routes,
     history.routes,
     interrupt.routes,
     jobs.routes,
+    log_entries.routes,
+    model_files.routes,
+    preferences.routes,
     prompts.routes,
     queue.routes,
+    reading.routes,
+    system.routes,
+    uploads.routes,
+    userdata.routes,
     websocket.routes,
 )
 """The routes of each feature."""
 
 
 def create_app(
-    settings: Settings, folders: Folders, ledger: Ledger, dispatcher: Dispatcher
+    settings: Settings,
+    folders: Folders,
+    ledger: Ledger,
+    dispatcher: Dispatcher,
+    plugins: tuple[Plugin, ...] = (),
 ) -> web.Application:
     """The application; whoever made the ledger and the dispatcher starts and closes them."""
     app = web.Application(
@@ -66,10 +96,17 @@ def create_app(
     app[LEDGER], app[DISPATCHER] = ledger, dispatcher
     app[HUB], app[BELLS] = Hub(), Bells()
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher)
+    app[DECODING], app[PLUGINS] = Decoding(), plugins
+    app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
+    app[log_entries.LOG_ENTRIES] = log_entries.LogEntries()
+    app[preferences.PREFERENCES] = preferences.Preferences(folders.user / userdata.USER)
+    app[frontend.FRONTEND] = frontend.find_frontend(settings.front_end_root)
+    app.cleanup_ctx.append(log_entries.keeping)
     app.cleanup_ctx.append(_narrating)
     app.on_shutdown.append(_say_goodbye)
     for routes in FEATURES:
         app.router.add_routes([*routes, *map(_under_api, routes)])
+    app.router.add_routes(frontend.page_routes)
     return app
 
 

@@ -5,9 +5,11 @@ from aiohttp import web
 from executor.api.bells import Bells
 from executor.api.hub import Hub
 from executor.api.narrator import Narrator
+from executor.api.renditions import Decoding
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
+from executor.plugins import Plugin
 from executor.settings import Settings
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -17,6 +19,8 @@ DISPATCHER: web.AppKey[Dispatcher] = web.AppKey("dispatcher", Dispatcher)
 HUB: web.AppKey[Hub] = web.AppKey("hub", Hub)
 BELLS: web.AppKey[Bells] = web.AppKey("bells", Bells)
 NARRATOR: web.AppKey[Narrator] = web.AppKey("narrator", Narrator)
+PLUGINS: web.AppKey[tuple[Plugin, ...]] = web.AppKey("plugins", tuple)
+DECODING: web.AppKey[Decoding] = web.AppKey("decoding", Decoding)
 
 JOB_ID: web.RequestKey[str] = web.RequestKey("job_id", str)
 """Of a request: the job that it is about, for the access log."""
