@@ -88,6 +88,8 @@ class ThreadWorker:
                 self._ended.set_result(code)
                 with suppress(OSError):  # it may be shut down already
                     self._connection.shutdown(socket.SHUT_RDWR)
+                if self.worker:
+                    self.worker.stream._outgoing.put(b"?")  # which ends the thread that sends
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(end)

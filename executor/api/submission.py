@@ -12,10 +12,10 @@ from executor.api.refusal import Refusal
 from executor.api.replies import json_text
 from executor.api.verdict import node_errors, refused
 from executor.editor import is_editor_format, to_prompt
-from executor.errors import Kind, Problem
+from executor.errors import JobRefused, Kind, Problem
 from executor.graph import check
 from executor.ledger import NewJob
-from executor.ledger.records import name_fault
+from executor.ledger.records import name_fault, shortened
 from executor.node import NodeId
 from executor.paths import Folders
 
@@ -58,7 +58,7 @@ def submission(
 ) -> Submission:
     """Read a request to run a workflow. ``client_id`` is the one in the address.
 
-    Raises Refusal.
+    Raises Refusal, JobRefused.
     """
     prompt = body if is_editor_format(body) else body.get("prompt")
     if prompt is None:
@@ -69,6 +69,9 @@ def submission(
         raise Refusal(400, Kind.NO_PROMPT, "No workflow", details=words)
     extra_data = _object(body, "extra_data")
     _object(extra_data, "extra_pnginfo")
+    prompt_id = text(body, "prompt_id") or None
+    if prompt_id and (fault := name_fault(prompt_id)):
+        raise JobRefused(f"prompt_id {fault}, got {shortened(prompt_id)}")
     targets = None
     if body.get("partial_execution_targets") is not None:
         targets = tuple(texts(body, "partial_execution_targets"))
@@ -79,13 +82,16 @@ def submission(
         number=_number(body.get("number")),
         is_front=flag(body, "front"),
         client_id=text(body, "client_id") or client_id or "",
-        prompt_id=text(body, "prompt_id") or None,
+        prompt_id=prompt_id,
         idempotency_key=idempotency_key,
     )
 
 
 def admitted(submission: Submission, folders: Folders) -> Admitted:
-    """Check a workflow completely. Raises Refusal if none of its outputs can run."""
+    """Check a workflow completely.
+
+    Raises Refusal if none of its outputs can run, JobRefused if it cannot be kept.
+    """
     prompt, extra_data = submission.prompt, submission.extra_data
     if is_editor_format(prompt):
         converted = to_prompt(prompt)

@@ -1,0 +1,142 @@
+"""Outboxes: what is kept for a client that falls behind, and that nobody waits for it."""
+
+import asyncio
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import on_a_loop
+from servers import heard, serving, sink
+
+from executor.api.hub import Hub, Socket
+from executor.api.outbox import CROWDED_MESSAGES, MAX_BYTES, Message, Outbox, Rank
+
+
+async def drained(outbox: Outbox) -> list[Message]:
+    return [await outbox.take() for _ in range(len(outbox))]
+
+
+def payloads(messages: list[Message]) -> list[str | bytes]:
+    return [message.payload for message in messages]
+
+
+def numbered(rank: Rank):
+    return st.builds(lambda n: (rank, n), st.integers(0, 5))
+
+
+@given(st.lists(st.one_of(*(numbered(rank) for rank in Rank)), max_size=60), st.integers(0, 1))
+def test_durable_messages_all_come_in_their_order_and_of_others_the_newest(puts, is_behind):
+    async def scene() -> None:
+        outbox = Outbox()
+        extra = CROWDED_MESSAGES * is_behind
+        for number in range(extra):
+            outbox.put(Message(f"first {number}"))
+        for position, (rank, number) in enumerate(puts):
+            key = None if rank is Rank.DURABLE else (rank, number)
+            outbox.put(Message(f"{position}", rank, key))
+        told = payloads(await drained(outbox))[extra:]
+        durable = [str(i) for i, (rank, _) in enumerate(puts) if rank is Rank.DURABLE]
+        assert [text for text in told if text in durable] == durable
+        newest = {put: str(i) for i, put in enumerate(puts) if put[0] is not Rank.DURABLE}
+        kept = set(told) - set(durable)
+        if not is_behind:
+            assert told == sorted(told, key=int)
+            assert kept == set(newest.values())
+        else:  # at most: the newest of each, and no preview that came when it was behind
+            assert kept <= set(newest.values())
+            assert {newest[put] for put in newest if put[0] is Rank.PROGRESS} <= kept
+
+    asyncio.run(scene())
+
+
+@on_a_loop
+async def test_previews_go_first_then_what_names_nodes_is_joined():
+    outbox = Outbox()
+    outbox.put(Message(b"preview", Rank.PREVIEW, "p"))
+    for number in range(CROWDED_MESSAGES + 10):
+        key = ("executing", number)
+        outbox.put(Message(f"node {number}", Rank.PROGRESS, key, "executing"))
+    outbox.put(Message("end"))
+    outbox.put(Message(b"preview", Rank.PREVIEW, "p"))
+    assert payloads(await drained(outbox)) == [f"node {CROWDED_MESSAGES + 9}", "end"]
+    outbox.put(Message(b"preview", Rank.PREVIEW, "p"))  # it has caught up
+    assert payloads(await drained(outbox)) == [b"preview"]
+
+
+@on_a_loop
+async def test_large_previews_make_way_long_before_durable_messages_are_at_risk():
+    outbox = Outbox()
+    for number in range(100):
+        outbox.put(Message(bytes(100_000), Rank.PREVIEW, number))
+        outbox.put(Message(f"{number}"))
+    assert not outbox.is_overrun
+    told = payloads(await drained(outbox))
+    assert [text for text in told if isinstance(text, str)] == [str(n) for n in range(100)]
+
+
+@on_a_loop
+async def test_a_client_that_is_too_slow_for_durable_messages_is_dropped_once():
+    dropped = []
+    socket = Socket("me", lambda: dropped.append("me"), leave=asyncio.Event().wait)
+    for _ in range(2 * MAX_BYTES // 1_000_000):
+        socket.post(Message("x" * 1_000_000))
+    assert socket.outbox.is_overrun
+    assert set(dropped) == {"me"}
+    assert len(socket.outbox) == 0
+
+
+@on_a_loop
+async def test_what_was_held_comes_without_what_was_told_otherwise():
+    outbox = Outbox()
+    outbox.hold()
+    taking = asyncio.create_task(outbox.take())
+    for seq in (3, 4, None, 5):
+        outbox.put(Message(f"{seq}", seq=seq))
+    await asyncio.sleep(0)
+    assert not taking.done()
+    outbox.release(after=4)
+    assert (await taking).payload == "None"
+    assert payloads(await drained(outbox)) == ["5"]
+
+
+@on_a_loop
+async def test_a_hub_forgets_who_is_gone_and_shares_nothing_between_clients():
+    hub = Hub()
+    sockets = [Socket(name, lambda: None, asyncio.Event().wait) for name in ("a", "a", "b")]
+    for socket in sockets:
+        hub.add(socket)
+    hub.post("a", Message("for a"))
+    hub.post("", Message("for nobody"))
+    hub.broadcast(Message("for all"))
+    assert [len(socket.outbox) for socket in sockets] == [2, 2, 1]
+    for socket in sockets:
+        hub.remove(socket)
+        hub.remove(socket)
+    assert list(hub) == []
+    assert not hub.of("a")
+
+
+@pytest.mark.timeout(60)
+@on_a_loop
+async def test_many_idle_clients_cost_little_and_disturb_nobody(tmp_path):
+    async with serving(tmp_path) as server:
+        tracemalloc.start()
+        try:
+            crowd = [
+                await server.connect(f"c{i}") for i in range(90)
+            ]  # aiohttp's client has a hundred
+            # Both ends of each are in this process; measured are 30 kB for the two.
+            assert tracemalloc.get_traced_memory()[0] / len(crowd) < 100_000
+        finally:
+            tracemalloc.stop()
+        await server.over(await server.submit(sink()))
+        for ws in crowd:
+            assert (await heard(ws))["data"]["sid"]
+        await asyncio.gather(*(ws.close() for ws in crowd))
+        hub = server.dispatcher.watchers[0].__self__.hub
+        await server.until(lambda: _is_empty(hub))
+
+
+async def _is_empty(hub: Hub) -> bool:
+    return not list(hub)
