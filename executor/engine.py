@@ -30,6 +30,7 @@ from executor.graph import Key
 from executor.job import Job, NodeRun, bind
 from executor.meter import Meter
 from executor.node import NodeId
+from executor.ports import DiffusionModel
 from executor.steps import Eval
 from executor.workspace import Workspace
 
@@ -49,6 +50,8 @@ class Engine:
         self.cache = cache or workspace.new_cache()
         self.jobs: dict[JobId, Job] = {}
         self.meter = Meter()
+        self.on_preview: Callable[[JobId, NodeId, DiffusionModel, Tensor], None] | None = None
+        """Told what a sampling node of a job has come to, whenever it is a step further."""
         self._runs: dict[Key, NodeRun] = {}
         self._starting: deque[tuple[Job, NodeId]] = deque()
         self._ready: deque[tuple[NodeRun, Answer]] = deque()
@@ -192,6 +195,8 @@ class Engine:
         if steps and (before is None or done != before.step):
             for job, node_id in run.members:
                 self.emit(Progress(job.id, node_id, done, steps))
+                if self.on_preview and now and now.denoised is not None:
+                    self.on_preview(job.id, node_id, now.model, now.denoised)
 
     def _next_batch(self) -> list[NodeRun]:
         """Take the run that has waited longest, and those that can share its forward pass."""

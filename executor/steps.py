@@ -47,6 +47,8 @@ class Eval:
     inputs: Inputs
     step: int = field(default=0)  # how many steps of the sampler are done,
     steps: int = field(default=0)  # of how many; 0 when nobody counts
+    denoised: Tensor | None = field(default=None)  # (B, C, h, w): what the sampler was told last,
+    # for whoever shows the picture so far; nothing is computed from it
 
     @property
     def key(self) -> Hashable:

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executor.engine import Engine
-from executor.events import Ended, Event, JobId
+from executor.events import Ended, Event, Executed, Failed, JobId
 from executor.fabric.messages import (
     LENGTH,
     CancelJob,
@@ -36,8 +36,16 @@ from executor.fabric.messages import (
 )
 from executor.graph import check
 from executor.job import Job
+from executor.models.latent_rgb import Method
+from executor.ports import DiffusionModel
+from executor.previews import Previews
 from executor.settings import Settings
 from executor.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from executor.models.preview import Drawing
 
 FIGURES_EVERY_S = 2.0
 
@@ -102,6 +110,8 @@ class Worker:
         self.stream = stream
         self.workspace = Workspace(settings)
         self.engine = Engine(self.workspace, self._tell)
+        self.previews = Previews(self._draw, stream.say)
+        self.engine.on_preview = self.previews.show
         self.attempts: dict[JobId, int] = {}
         self.is_stopping = False
         self._told_figures = monotonic()
@@ -109,6 +119,7 @@ class Worker:
     def run(self) -> None:
         """Work until told to stop."""
         self.stream.say(Ready(self._device(), self._capacity()))
+        self.previews.start()
         is_busy = False
         while not self.is_stopping or self.engine.jobs:
             for message in self._arrived(wait=not is_busy):
@@ -116,6 +127,7 @@ class Worker:
             is_busy = self.engine.step()
             if monotonic() - self._told_figures > FIGURES_EVERY_S:
                 self._tell_figures()
+        self.previews.close()
         self.stream.flush()
 
     def _arrived(self, *, wait: bool) -> Iterator[ToWorker]:
@@ -146,14 +158,27 @@ class Worker:
             self.stream.say(Rejected(message.job_id, message.attempt, problems))
             return
         self.attempts[message.job_id] = message.attempt
+        if message.wants_previews:
+            usual = self.workspace.settings.preview_method
+            method = message.preview_method or ("auto" if usual == "none" else usual)
+            self.previews.begin(message.job_id, message.attempt, method)
         job = Job(message.job_id, checked.graph, message.prompt, message.extra_pnginfo)
         self.engine.submit(job)
 
     def _tell(self, event: Event) -> None:
         attempt = self.attempts[event.job_id]
-        if isinstance(event, Ended):
-            del self.attempts[event.job_id]
+        match event:
+            case Executed(job_id=job_id, node_id=node_id) | Failed(job_id=job_id, node_id=node_id):
+                self.previews.node_ended(job_id, node_id)
+            case Ended(job_id=job_id):
+                self.previews.end(job_id)
+                del self.attempts[job_id]
+            case _:
+                pass
         self.stream.say(Told(attempt, event))
+
+    def _draw(self, model: DiffusionModel, latent: "Tensor", method: Method) -> "Drawing | None":
+        return self.workspace.painter.draw(model, latent, method)
 
     def _tell_figures(self) -> None:
         self._told_figures = monotonic()

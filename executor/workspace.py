@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from executor.devices import Devices
     from executor.models.library import Library
+    from executor.models.preview import Painter
 
 # Of the free memory, what results for later runs may take unless the settings say how much: a
 # quarter leaves room for the models in use and what they compute with.
@@ -55,6 +56,13 @@ class Workspace:
         from executor.models.library import Library
 
         return Library(self.devices, partial(self.folders.find, "embeddings"))
+
+    @cached_property
+    def painter(self) -> "Painter":
+        """What draws previews."""
+        from executor.models.preview import Painter
+
+        return Painter(self.devices, partial(self.folders.find, "vae_approx"))
 
     def new_cache(self) -> Cache:
         """A cache for this device, with the budgets of the settings."""

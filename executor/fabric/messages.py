@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from executor.events import Event, JobId
 from executor.meter import Meter
+from executor.models.latent_rgb import Method
 from executor.node import NodeId
 from executor.settings import Settings
 
@@ -36,6 +37,7 @@ class RunJob:
     extra_pnginfo: Mapping[str, Any]
     targets: tuple[NodeId, ...]
     wants_previews: bool = False
+    preview_method: Method | None = None  # None: as the settings say
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,16 @@ from executor.models.model_file import Hints
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Config: TypeAlias = dict[str, Any]
 
+PREVIEW_DECODER: Config = {  # as every TAESD of a family with four latent channels is
+    "in_channels": 4,
+    "out_channels": 3,
+    "num_blocks": (3, 3, 3, 1),
+    "block_out_channels": (64, 64, 64, 64),
+    "upsampling_scaling_factor": 2,
+    "act_fn": "relu",
+    "upsample_fn": "nearest",
+}
+
 _GROUPS = 32  # of every norm in every real family
 
 

@@ -10,6 +10,9 @@ from typing import Literal, TypeAlias
 
 Prediction: TypeAlias = Literal["epsilon", "v"]
 
+LatentSpace: TypeAlias = Literal["sd", "sdxl"]
+"""Families with the same encode a picture to the same latent, about."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextTower:
@@ -37,6 +40,11 @@ class Family:
     latent_scale: float = 0.18215
     prediction: Prediction = "epsilon"
     is_supported: bool = False
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """Whose latents it works on."""
+        return "sdxl" if self.name.startswith("sdxl") else "sd"
 
 
 CLIP_L = TextTower(

@@ -120,6 +120,15 @@ def old_vae_names(names: Iterable[str]) -> dict[str, str]:
     return result
 
 
+def preview_decoder_names(names: Iterable[str]) -> dict[str, str]:
+    """TAESD's name of every tensor of a ``DecoderTiny``, whose first layer (a clamp) has none."""
+    found: dict[str, str] = {}
+    for name in names:
+        _, index, rest = name.split(".", 2)  # layers.<index>.<rest>
+        found[name] = f"{int(index) + 1}.{rest}"
+    return found
+
+
 def text_names(names: Iterable[str], prefix: str) -> dict[str, str]:
     """The file's name of every tensor of a ``CLIPTextModel``."""
     return {name: prefix + name.removeprefix("text_model.") for name in names}

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from executor.context import Checkpoint
 from executor.devices import Devices
-from executor.errors import ModelFileError
+from executor.errors import InputError, ModelFileError
 from executor.models import configs, detect, layout, tokenizer
 from executor.models.families import Family, supported_titles
-from executor.models.header import Header
+from executor.models.header import Header, read_header
+from executor.models.latent_rgb import KEY, LatentRgb
 from executor.models.model_file import FOLDER_OF, Kind, ModelFile
 from executor.models.text import ClipText, FindEmbedding, no_embeddings
 from executor.models.unet import UNet
@@ -126,7 +128,20 @@ def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
         prediction=file.prediction,
         schedule=DiscreteSchedule.scaled_linear(),
         key=("unet", file.identity, dtype, file.prediction),
+        latent_rgb=_latent_rgb(file, network.config["out_channels"]),
     )
+
+
+def _latent_rgb(file: ModelFile, channels: int) -> LatentRgb | None:
+    """The map for previews that a file brings; one that cannot be read is left out."""
+    said = file.metadata.get(KEY)
+    if said is None:
+        return None
+    try:
+        return LatentRgb.from_text(said, channels)
+    except InputError as error:
+        log.warning("%s: %s; its previews may have wrong colours", file.path.name, error)
+        return None
 
 
 def load_text(
@@ -162,6 +177,19 @@ def load_text(
 def load_checkpoint_vae(file: ModelFile, devices: Devices) -> Autoencoder | MissingAutoencoder:
     """The autoencoder of a checkpoint, or what says that there is none once it is needed."""
     return _load_vae(file, devices) if file.parts.get("vae") else MissingAutoencoder(file.path)
+
+
+def load_preview_decoder(path: Path, devices: Devices) -> DecoderTiny:
+    """The decoder of a tiny autoencoder for previews, in TAESD's own layout.
+
+    It takes latents scaled as the U-Net sees them to (B, 3, 8h, 8w) in [-1, 1]. Raises
+    ModelFileError.
+    """
+    header = read_header(path)
+    part = _Part("preview decoder", header, layout.preview_decoder_names)
+    network = part.build(lambda: DecoderTiny(**configs.PREVIEW_DECODER))
+    part.fill(network, devices, devices.vae_dtype)
+    return network
 
 
 def _load_vae(file: ModelFile, devices: Devices) -> Autoencoder:

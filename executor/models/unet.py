@@ -11,6 +11,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from executor.models.families import Family, Prediction
+from executor.models.latent_rgb import LatentRgb
 from executor.ports import NoiseSchedule
 from executor.steps import Inputs
 
@@ -26,12 +27,14 @@ class UNet:
         prediction: Prediction,
         schedule: NoiseSchedule,
         key: Hashable,
+        latent_rgb: LatentRgb | None = None,
     ) -> None:
         self.network = network
         self.family = family
         self.prediction: Prediction = prediction
         self.schedule = schedule
         self.key = key
+        self.latent_rgb = latent_rgb  # of a latent space of its own; None: the family's
 
     @property
     def latent_channels(self) -> int:

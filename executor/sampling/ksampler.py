@@ -105,7 +105,7 @@ def sample_along(
         sampler.noise, clean, sigmas, seed, ancestral_seed_offset=ancestral_seed_offset
     )
     x = clean + noise * first_scale(model.schedule, sigmas[0])
-    x = yield from sampler.sample(denoiser, x, sigmas, added)
+    x = yield from sampler.sample(remembered(denoiser), x, sigmas, added)
     return replace(latent, samples=x / model.latent_scale)
 
 
@@ -149,6 +149,25 @@ def masked(model: Denoiser, mask: Tensor, clean: Tensor, noise: Tensor) -> Denoi
         x = x * free + (noise * sigma + clean) * kept
         denoised = yield from model(x, sigma)
         return denoised * free + clean * kept
+
+    return denoise
+
+
+def remembered(model: Denoiser) -> Denoiser:
+    """The same denoiser; each of its requests carries what it has answered last."""
+    latest: Tensor | None = None
+
+    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
+        nonlocal latest
+        requests = model(x, sigma)
+        try:
+            request = next(requests)
+            while True:
+                request = requests.send((yield replace(request, denoised=latest)))
+        except StopIteration as end:
+            answer: Tensor = end.value
+        latest = answer
+        return answer
 
     return denoise
 
