@@ -9,9 +9,13 @@ from executor.api.replies import json_reply
 from executor.errors import nearest
 from executor.paths import SHIPPED_WORKFLOWS
 
+_FIRST = ("text_to_image", "image_to_image", "inpaint", "outpaint")
+"""What people mostly come for."""
+
 
 def _names() -> list[str]:
-    return sorted(file.stem for file in SHIPPED_WORKFLOWS.glob("*.json"))
+    found = sorted(file.stem for file in SHIPPED_WORKFLOWS.glob("*.json"))
+    return sorted(found, key=lambda name: (*_FIRST, name).index(name))
 
 
 def _name(request: web.Request) -> str:

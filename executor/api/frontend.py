@@ -14,11 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
+from executor.api.page import page
 from executor.api.replies import json_reply
 from executor.errors import PathError, SettingsError
 from executor.paths import inside
-
-PAGE = Path(__file__).with_name("page.html")
 
 # Not the system's table, where a program may have written that scripts are plain text.
 _TYPES = MimeTypes()
@@ -73,15 +72,14 @@ def _in_package(package: str, folder: str) -> Path | None:
 async def index(request: web.Request) -> web.StreamResponse:
     """The frontend's page, or our own."""
     root = request.app[FRONTEND].root
-    page = root / "index.html" if root else PAGE
-    if not page.is_file():
-        raise PathError("there is no page here; install weft[frontend], or use the API")
+    if root is None:
+        return await page(request)
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Cache-Control": "no-cache",
         "X-Content-Type-Options": "nosniff",
     }
-    return web.FileResponse(page, headers=headers)
+    return web.FileResponse(root / "index.html", headers=headers)
 
 
 async def static(request: web.Request) -> web.StreamResponse:
