@@ -10,6 +10,7 @@ from ledgers import on_a_loop
 from servers import heard, serving, sink
 
 from executor.api.hub import Hub, Socket
+from executor.api.keys import HUB
 from executor.api.outbox import CROWDED_MESSAGES, MAX_BYTES, Message, Outbox, Rank
 
 
@@ -134,7 +135,7 @@ async def test_many_idle_clients_cost_little_and_disturb_nobody(tmp_path):
         for ws in crowd:
             assert (await heard(ws))["data"]["sid"]
         await asyncio.gather(*(ws.close() for ws in crowd))
-        hub = server.dispatcher.watchers[0].__self__.hub
+        hub = server.app[HUB]
         await server.until(lambda: _is_empty(hub))
 
 

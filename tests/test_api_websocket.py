@@ -19,6 +19,8 @@ from servers import (
     waiting,
 )
 
+from executor.api.keys import HUB
+from executor.api.outbox import Message
 from executor.fabric.messages import Preview
 
 pytestmark = pytest.mark.timeout(60)  # the first test of a process loads torch
@@ -386,10 +388,8 @@ async def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut_off(tmp_pa
         await reader.readuntil(b"\r\n\r\n")
         job_id = await server.submit(waiting("w"), client_id="me")
         await heard_until(ws, "executing", node="1")
-        hub = server.dispatcher.watchers[0].__self__.hub
+        hub = server.app[HUB]
         assert len(hub.of("me")) == 2
-        from executor.api.outbox import Message
-
         while len(hub.of("me")) == 2:  # 1 MB at a time, until its kernel and its outbox are full
             for socket in list(hub.of("me")):
                 socket.post(Message(json.dumps({"type": "x", "data": "y" * 1_000_000})))
