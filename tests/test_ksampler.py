@@ -9,11 +9,13 @@ from torch import Tensor
 from toy_model import ToyModel, drive, drive_together, prompt
 
 from executor.errors import InputError
-from executor.ports import Latent
+from executor.ports import Area, Latent
 from executor.sampling import noise as noises
+from executor.sampling.forward import evaluate
 from executor.sampling.ksampler import first_scale, sample, sample_along, section
 from executor.sampling.samplers import SAMPLERS
 from executor.sampling.schedules import SCHEDULERS, sigmas_for
+from executor.steps import Eval
 
 SD = ToyModel.schedule
 
@@ -262,6 +264,62 @@ def test_a_mask_for_each_picture_of_a_batch():
     torch.testing.assert_close(result[0, ..., :4], start[0, ..., :4], rtol=0, atol=1e-5)
     torch.testing.assert_close(result[1, ..., 4:], start[1, ..., 4:], rtol=0, atol=1e-5)
     torch.testing.assert_close(result[2, ..., :4], start[2, ..., :4], rtol=0, atol=1e-5)
+
+
+# --- what a run shows of itself ----------------------------------------------------------------
+
+
+def requests_of(**changes: Any) -> tuple[list[Eval], list[Tensor], Latent]:
+    """What a run asked for, what it was answered, and its result."""
+    requests: list[Eval] = []
+    answers: list[Tensor] = []
+    steps = sample(**arguments(**changes))
+    try:
+        request = next(steps)
+        while True:
+            requests.append(request)
+            answers += evaluate([request])
+            request = steps.send(answers[-1])
+    except StopIteration as end:
+        return requests, answers, end.value
+
+
+@pytest.mark.parametrize("sampler_name", SAMPLERS)
+def test_each_request_carries_what_the_one_before_came_to(sampler_name: str):
+    requests, answers, result = requests_of(cfg=1.0, sampler_name=sampler_name)
+    assert requests[0].denoised is None
+    for request, answer in zip(requests[1:], answers, strict=False):
+        assert request.denoised is not None
+        assert torch.equal(request.denoised, answer)
+    assert torch.equal(result.samples, sampled(cfg=1.0, sampler_name=sampler_name).samples)
+
+
+def test_what_a_request_carries_is_guided_and_keeps_what_the_mask_keeps():
+    latent = picture(noise_mask=half())
+    requests, answers, _ = requests_of(latent=latent, cfg=3.0)
+    assert len(answers[0]) == 2  # both sides at once
+    wanted, unwanted = answers[0].split(1)
+    guided = unwanted + 3 * (wanted - unwanted)
+    shown = requests[1].denoised
+    assert shown is not None
+    clean = latent.samples * ToyModel.latent_scale
+    torch.testing.assert_close(shown[..., 4:], guided[..., 4:], rtol=0, atol=1e-5)
+    assert torch.equal(shown[..., :4], clean[..., :4])
+
+
+def test_with_several_requests_a_step_all_carry_the_same():
+    areas = [prompt(1.0, area=Area(8, 4, 0, 0)), prompt(1.0, area=Area(4, 8, 0, 0))]
+    requests, _, _ = requests_of(positive=tuple(areas), cfg=1.0, steps=2)
+    assert len(requests) == 4
+    assert requests[0].denoised is requests[1].denoised is None
+    assert requests[2].denoised is requests[3].denoised is not None
+
+
+def test_a_failed_evaluation_fails_the_run():
+    steps = sample(**arguments())
+    next(steps)
+    with pytest.raises(RuntimeError, match="it had to be"):
+        steps.throw(RuntimeError("it had to be"))
 
 
 # --- inputs ------------------------------------------------------------------------------------

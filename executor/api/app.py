@@ -95,7 +95,8 @@ def create_app(
     app[SETTINGS], app[FOLDERS] = settings, folders
     app[LEDGER], app[DISPATCHER] = ledger, dispatcher
     app[HUB], app[BELLS] = Hub(), Bells()
-    app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher)
+    shows_all = settings.preview_method != "none"
+    app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
     app[DECODING], app[PLUGINS] = Decoding(), plugins
     app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
     app[log_entries.LOG_ENTRIES] = log_entries.LogEntries()

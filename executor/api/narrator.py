@@ -20,14 +20,13 @@ from executor.events import Cached, Ended, Executed, Executing, Failed, JobId, P
 from executor.fabric.messages import Preview
 from executor.ledger import EventKind, JobEvent, Ledger
 from executor.node import NodeId
+from executor.previews import method_of
 
 STATUS_EVERY_S = 0.05
 """To all, at most; each change at once would be a message to every socket for every job."""
 
 PROGRESS_EVERY_S = 0.05
 """``progress_state`` of a job, at most: it names all nodes that run, which may be thousands."""
-
-_ALL_PREVIEW_METHODS = frozenset({"auto", "latent2rgb", "taesd"})
 
 
 class Progression:
@@ -57,7 +56,17 @@ class Progression:
 class Narrator:
     """What is told to whom."""
 
-    def __init__(self, hub: Hub, bells: Bells, ledger: Ledger, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        bells: Bells,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        *,
+        shows_all: bool,
+    ) -> None:
+        """``shows_all``: the server's user wants previews whatever a client says of itself."""
+        self._shows_all = shows_all
         self.hub, self.bells, self.ledger, self.dispatcher = hub, bells, ledger, dispatcher
         self._progressions: dict[JobId, Progression] = {}
         self._over: list[tuple[str, JobId]] = []  # clients and jobs whose last words are due
@@ -76,12 +85,15 @@ class Narrator:
 
         Nobody else gets any: some clients take every binary frame for a result.
         """
-        method = job.extra_data.get("preview_method")
-        if method == "none":
+        if job.extra_data.get("preview_method") == "none":
             return False
-        return method in _ALL_PREVIEW_METHODS or any(
+        return self._shows_plainly(job) or any(
             socket.takes_preview_metadata for socket in self.hub.of(job.taken.client_id)
         )
+
+    def _shows_plainly(self, job: Running) -> bool:
+        """Whether previews go to clients, too, that do not say that they know them."""
+        return self._shows_all or method_of(job.extra_data) is not None
 
     async def greeting(self, client_id: str) -> list[str]:
         """The first words to a socket: the status with its id, and what runs for its client."""
@@ -185,14 +197,13 @@ class Narrator:
         self._post(sockets, Message(text, Rank.PROGRESS, ("progress", job_id, node_id)))
 
     def _preview(self, sockets: Collection[Socket], job: Running, preview: Preview) -> None:
-        method = job.extra_data.get("preview_method")
-        if method == "none":
+        if job.extra_data.get("preview_method") == "none":
             return
         key = ("preview", job.id, preview.node_id)
         for socket in sockets:
             if socket.takes_preview_metadata:
                 frame = messages.preview_frame_with_metadata(job.id, preview.node_id, preview.jpeg)
-            elif method in _ALL_PREVIEW_METHODS:
+            elif self._shows_plainly(job):
                 frame = messages.preview_frame(preview.jpeg)
             else:
                 continue
