@@ -58,6 +58,7 @@ _FOLDER_MODELS, _FOLDER_MARK = ("checkpoints", "diffusers"), "model_index.json"
 _TICK_NS = 2_000_000_000
 
 _MOST_BYTES = 255  # of one part of a path, on every file system that matters
+_MOST_BYTES_IN_ALL = 1000  # macOS takes paths of 1024, Linux of 4096
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -78,6 +79,8 @@ def parts_of(name: str) -> tuple[str, ...]:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if not parts or name.endswith("/"):
         raise PathError(f"{_shown(name)} names no file")
+    if len(name.encode()) > _MOST_BYTES_IN_ALL:
+        raise PathError(f"{_shown(name)} is too long: {_MOST_BYTES_IN_ALL} bytes is the most")
     for part in parts:
         if part == "..":
             raise OutsideError(f"{_shown(name)} leads upwards; '..' is never followed")
