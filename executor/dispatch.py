@@ -164,8 +164,10 @@ class Dispatcher:
         """Take no more jobs; what has not ended in time is queued again, in its old place."""
         self._is_closing = True
         for seat in self.seats:
-            if seat.worker:
+            if seat.worker and seat.running:
                 seat.worker.send(Stop())
+            elif seat.worker:
+                seat.worker.kill()  # it may still be importing, and has nothing to lose
         busy = [task for task in self._tasks if not task.done()]
         self._wake.set()
         if busy:
