@@ -21,6 +21,7 @@ from executor.errors import SettingsError
 from executor.fabric.local import LocalWorker, gpus
 from executor.ledger import Ledger, open_ledger
 from executor.paths import Folders
+from executor.plugins import load_plugins
 from executor.settings import Settings
 
 log = logging.getLogger("weft")
@@ -48,11 +49,12 @@ def spawns(settings: Settings) -> dict[str, Spawn]:
 async def serve(settings: Settings) -> None:
     """Serve until told to stop; then take no more, and let what runs end or queue it again."""
     folders = Folders(settings)
+    plugins = load_plugins(settings, folders)
     async with open_ledger(folders.user / "weft.sqlite") as ledger:
         if again := await ledger.recover():
             log.warning("%d jobs were running when the server ended; they are tried again", again)
         dispatcher = Dispatcher(ledger, folders, spawns(settings))
-        app = create_app(settings, folders, ledger, dispatcher)
+        app = create_app(settings, folders, ledger, dispatcher, plugins)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
         await runner.setup()
         await _listen(runner, settings)

@@ -10,13 +10,15 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
 from executor.node import Node
+from executor.paths import Folders
+from executor.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,11 @@ class Plugin:
     error: str | None  # what is wrong with it
 
 
-def load_plugins(directories: Iterable[Path]) -> tuple[Plugin, ...]:
-    """Load all packs, those of the directories first."""
-    found = [_load_path(path) for directory in directories for path in _packs(directory)]
+def load_plugins(settings: Settings, folders: Folders) -> tuple[Plugin, ...]:
+    """Load all packs, those of the folders first; none, if the settings say so."""
+    if not settings.custom_nodes:
+        return ()
+    found = [_load_path(path) for directory in folders.custom_nodes for path in _packs(directory)]
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         found.append(_load(entry.name, entry.value, entry.load))
     for plugin in found:

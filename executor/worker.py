@@ -37,6 +37,8 @@ from executor.fabric.messages import (
 from executor.graph import check
 from executor.job import Job
 from executor.models.latent_rgb import Method
+from executor.paths import Folders
+from executor.plugins import load_plugins
 from executor.ports import DiffusionModel
 from executor.previews import Previews
 from executor.settings import Settings
@@ -209,6 +211,7 @@ def main() -> None:
     hello = stream.begin()
     for module in hello.modules:
         importlib.import_module(module)
+    load_plugins(hello.settings, Folders(hello.settings))
     # Imported before the first job, which would wait for it otherwise.
     importlib.import_module("executor.models.library")
     Worker(stream, hello.settings).run()

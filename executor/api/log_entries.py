@@ -10,6 +10,7 @@ from aiohttp import web
 
 from executor.api.replies import json_reply
 
+LOGGERS = ("executor", "weft")
 MOST_LINES = 500
 MOST_CHARACTERS = 2_000  # of a line
 
@@ -33,10 +34,11 @@ LOG_ENTRIES: web.AppKey[LogEntries] = web.AppKey("log_entries", LogEntries)
 
 async def keeping(app: web.Application) -> AsyncGenerator[None]:
     """Listen to Weft's own log as long as the application runs."""
-    weft = logging.getLogger("executor")
-    weft.addHandler(app[LOG_ENTRIES])
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(app[LOG_ENTRIES])
     yield
-    weft.removeHandler(app[LOG_ENTRIES])
+    for name in LOGGERS:
+        logging.getLogger(name).removeHandler(app[LOG_ENTRIES])
 
 
 async def raw(request: web.Request) -> web.Response:
