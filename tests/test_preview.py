@@ -20,9 +20,11 @@ from toy_model import ToyModel
 from executor import testing
 from executor.devices import Devices
 from executor.errors import InputError, ModelFileError, PathError
+from executor.models.detect import inspect
 from executor.models.families import FAMILIES
 from executor.models.latent_rgb import KEY, PUBLISHED, LatentRgb
 from executor.models.load import load_checkpoint, load_preview_decoder
+from executor.models.model_file import Kind
 from executor.models.preview import Painter, colours, decoded, fit, jpeg
 from executor.models.unet import UNet
 from executor.models.vae import Autoencoder
@@ -292,6 +294,7 @@ def test_a_tiny_decoder_is_loaded_from_its_authors_layout(
     assert "7.bias" not in shapes
     assert len(shapes) == 67
     save_file(weights, tmp_path / "taesd_decoder.safetensors")
+    assert inspect(tmp_path / "taesd_decoder.safetensors").kind is Kind.PREVIEW_VAE
     decoder = load_preview_decoder(tmp_path / "taesd_decoder.safetensors", CPU)
     latents = randn(2, 4, 3, 5)
     with torch.no_grad():

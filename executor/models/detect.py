@@ -29,6 +29,7 @@ _SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.PREVIEW_VAE, ("taesd_", "decoder.layers.0.weight")),
 )
 """Pieces of tensor names that give other kinds of file away."""
+_TAESD = {"1.weight", "3.conv.0.weight"}  # its authors number the layers, nothing more
 _EMBEDDING = {"emb_params", "string_to_param", "clip_l", "clip_g"}
 _BARE_UNET = ("input_blocks.", "diffusion_model.", "down_blocks.", "double_blocks.")
 
@@ -104,6 +105,8 @@ def _kind(header: Header) -> Kind:
         return Kind.CHECKPOINT if has_text else Kind.UNET
     if names and names <= _EMBEDDING:
         return Kind.EMBEDDING
+    if names >= _TAESD:
+        return Kind.PREVIEW_VAE
     for kind, signs in _SIGNS:
         if _any_holds(names, signs):
             return kind
