@@ -44,7 +44,7 @@ def load_plugins(settings: Settings, folders: Folders) -> tuple[Plugin, ...]:
         return ()
     found = [_load_path(path) for directory in folders.custom_nodes for path in _packs(directory)]
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        found.append(_load(entry.name, entry.value, entry.load))
+        found.append(_load(entry.name, entry.value, entry.module, entry.load))
     for plugin in found:
         if plugin.error:
             log.error("pack %s (%s): %s", plugin.name, plugin.path, plugin.error)
@@ -72,7 +72,7 @@ def _load_path(path: Path) -> Plugin:
     """Load a pack of the folder."""
     stem = path.stem if path.is_file() else path.name
     name = f"{PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', stem)}"
-    return _load(stem, str(path), lambda: _import(name, path))
+    return _load(stem, str(path), name, lambda: _import(name, path))
 
 
 def _import(name: str, path: Path) -> None:
@@ -89,23 +89,23 @@ def _import(name: str, path: Path) -> None:
     assert spec is not None, "a .py file has a spec"
     assert spec.loader is not None, "and a loader"
     module = sys.modules[name] = util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        for loaded in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
-            del sys.modules[loaded]
-        raise
+    spec.loader.exec_module(module)
 
 
-def _load(name: str, path: str, load: Callable[[], object]) -> Plugin:
+def _load(name: str, path: str, module: str, load: Callable[[], object]) -> Plugin:
     """Load a pack, and see what it did to the classes that there are."""
-    before, had_torch = dict(Node.registry), "torch" in sys.modules
+    before, modules = dict(Node.registry), set(sys.modules)
     try:
         load()
     except (Exception, SystemExit) as error:  # somebody else's code: the door of plugins
         _restore(before)
+        # So that another pack which needs the same modules has their classes made anew.
+        root = module if module.startswith(f"{PACKAGE}.") else module.split(".")[0]
+        for loaded in set(sys.modules) - modules:
+            if loaded == root or loaded.startswith(f"{root}."):
+                del sys.modules[loaded]
         return Plugin(name, path, (), f"it cannot be imported: {type(error).__name__}: {error}")
-    if "torch" in sys.modules and not had_torch:
+    if "torch" in sys.modules and "torch" not in modules:
         log.warning("pack %s imports torch at once, which slows the start; do it in run()", name)
     after = dict(Node.registry)
     added = {wire: cls for wire, cls in after.items() if wire not in before}
@@ -119,7 +119,7 @@ def _load(name: str, path: str, load: Callable[[], object]) -> Plugin:
             faults.append(f"{wire} cannot be used: {fault}")
             del added[wire]
     _restore({**before, **added})
-    if not after.keys() - before.keys() and not faults:
+    if not after.keys() - before.keys() and not faults and module not in modules:
         faults.append(
             "it has no node: subclass executor.Node (packs made for ComfyUI do not work as they "
             "are)"

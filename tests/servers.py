@@ -25,6 +25,7 @@ from executor.fabric.local import LocalWorker
 from executor.fabric.messages import FromWorker, Hello, Stop, framed
 from executor.ledger import Ledger, State, open_ledger
 from executor.paths import Folders
+from executor.plugins import Plugin
 from executor.settings import Settings
 from executor.worker import Stream, Worker
 
@@ -181,7 +182,12 @@ async def heard_until(ws: ClientWebSocketResponse, type: str, **data: Any) -> li
 
 @asynccontextmanager
 async def serving(
-    base: Path, *, workers: int = 1, capacity: int = 4, **settings: Any
+    base: Path,
+    plugins: tuple[Plugin, ...] = (),
+    *,
+    workers: int = 1,
+    capacity: int = 4,
+    **settings: Any,
 ) -> AsyncGenerator[Served]:
     """A server that runs until the end of the block; whatever waits is let go then."""
     chosen = Settings(base_directory=base, device="cpu", **settings)
@@ -199,7 +205,7 @@ async def serving(
     async with open_ledger(base / "ledger.sqlite") as ledger:
         await ledger.recover()
         dispatcher = Dispatcher(ledger, folders, {f"cpu:{i}": spawn for i in range(workers)})
-        app = create_app(chosen, folders, ledger, dispatcher)
+        app = create_app(chosen, folders, ledger, dispatcher, plugins)
         async with TestClient(TestServer(app)) as client:
             dispatcher.start()
             dispatcher.wake()
