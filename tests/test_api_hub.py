@@ -13,9 +13,14 @@ from executor.api.hub import Hub, Socket
 from executor.api.keys import HUB
 from executor.api.outbox import CROWDED_MESSAGES, MAX_BYTES, Message, Outbox, Rank
 
+pytestmark = pytest.mark.timeout(60)  # the first test of a process loads torch
+
 
 async def drained(outbox: Outbox) -> list[Message]:
-    return [await outbox.take() for _ in range(len(outbox))]
+    messages: list[Message] = []
+    while len(outbox):
+        messages += await outbox.take()
+    return messages
 
 
 def payloads(messages: list[Message]) -> list[str | bytes]:
@@ -97,8 +102,7 @@ async def test_what_was_held_comes_without_what_was_told_otherwise():
     await asyncio.sleep(0)
     assert not taking.done()
     outbox.release(after=4)
-    assert (await taking).payload == "None"
-    assert payloads(await drained(outbox)) == ["5"]
+    assert payloads(await taking) == ["None", "5"]
 
 
 @on_a_loop
@@ -118,7 +122,18 @@ async def test_a_hub_forgets_who_is_gone_and_shares_nothing_between_clients():
     assert not hub.of("a")
 
 
-@pytest.mark.timeout(60)
+@on_a_loop
+async def test_messages_of_every_length_arrive_as_they_were_sent(tmp_path):
+    async with serving(tmp_path) as server, server.connect("me") as ws:
+        lengths = (0, 1, 124, 125, 126, 127, 65_534, 65_535, 65_536, 300_000)
+        texts = ["ü" * (length // 2) + "x" * (length % 2) for length in lengths]
+        sent = [*texts, *(bytes(length) for length in lengths), "end"]
+        await heard(ws)
+        for payload in sent:
+            server.app[HUB].post("me", Message(payload))
+        assert [(await ws.receive()).data for _ in sent] == sent
+
+
 @on_a_loop
 async def test_many_idle_clients_cost_little_and_disturb_nobody(tmp_path):
     async with serving(tmp_path) as server:

@@ -21,6 +21,9 @@ CROWDED_BYTES = 2 * 2**20
 MAX_BYTES = 8 * 2**20
 """Durable messages are some hundred bytes each: tens of thousands of them."""
 
+BATCH_BYTES = 64 * 2**10
+"""What is taken together; it is out of reach of newer messages then."""
+
 _OVERHEAD_BYTES = 200  # of a waiting message, beside its payload
 
 
@@ -94,16 +97,21 @@ class Outbox:
         self._is_held = False
         self._news.set()
 
-    async def take(self) -> Message:
-        """The next message, waited for."""
+    async def take(self) -> list[Message]:
+        """The next messages, some kilobytes together, waited for."""
         while self._is_held or not self._waiting:
             self._news.clear()
             await self._news.wait()
-        _, message = self._waiting.popitem(last=False)
-        self._bytes -= message.size_bytes
+        taken: list[Message] = []
+        taken_bytes = 0
+        while self._waiting and taken_bytes < BATCH_BYTES:
+            _, message = self._waiting.popitem(last=False)
+            taken.append(message)
+            taken_bytes += message.size_bytes
+        self._bytes -= taken_bytes
         if not self._waiting:
             self._is_crowded = False
-        return message
+        return taken
 
     def _add(self, message: Message) -> None:
         key = (message.crowd_key if self._is_crowded else None) or message.key

@@ -20,6 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from executor.api import messages
 from executor.api.body import whole_number
 from executor.api.features import ANNOUNCED
+from executor.api.frames import send
 from executor.api.hub import Socket
 from executor.api.keys import HUB, IS_ANSWERING, LEDGER, NARRATOR
 from executor.api.outbox import Message
@@ -55,7 +56,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     request.app[HUB].add(socket)
     try:
         await ws.prepare(request)
-        await _Conversation(request.app, ws, socket).run(since)
+        await _Conversation(request, ws, socket).run(since)
     finally:
         request.app[HUB].remove(socket)
     return ws
@@ -74,8 +75,10 @@ def _drop(request: web.Request) -> Callable[[], None]:
 class _Conversation:
     """One websocket from its opening to its end."""
 
-    def __init__(self, app: web.Application, ws: web.WebSocketResponse, socket: Socket) -> None:
-        self.app, self.ws, self.socket = app, ws, socket
+    def __init__(self, request: web.Request, ws: web.WebSocketResponse, socket: Socket) -> None:
+        assert request.transport is not None, "the socket was just opened"
+        self.app, self.transport = request.app, request.transport
+        self.ws, self.socket = ws, socket
         self._tokens, self._counted_at = float(BURST), monotonic()
 
     async def run(self, since: int | None) -> None:
@@ -99,14 +102,11 @@ class _Conversation:
             sender.cancel()
 
     async def _send(self) -> None:
-        """Send what is posted, one after the other, as fast as the client reads."""
+        """Send what is posted, in order, as fast as the client reads."""
         with suppress(ConnectionError):
-            while True:
-                payload = (await self.socket.outbox.take()).payload
-                if isinstance(payload, str):
-                    await self.ws.send_str(payload)
-                else:
-                    await self.ws.send_bytes(payload)
+            while not self.ws.closed:
+                taken = await self.socket.outbox.take()
+                await send(self.transport, [message.payload for message in taken])
 
     def _may_speak(self) -> bool:
         """Count a message; false if there were too many."""
