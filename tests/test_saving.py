@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import pytest
 
-from executor.errors import FileError, PathError
-from executor.saving import save_new
+from executor.errors import FileError, NameTaken, PathError
+from executor.saving import rename, save_as, save_beside, save_new
 
 
 def write(stream: BinaryIO) -> None:
@@ -141,3 +141,64 @@ def test_files_get_the_permissions_that_the_user_chose(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+# Under a name that is given
+
+
+def put(content: bytes, stream: BinaryIO) -> None:
+    stream.write(content)
+
+
+def test_a_name_is_replaced_whole_or_left_alone(tmp_path: Path) -> None:
+    assert save_as(tmp_path, "a/x.json", partial(put, b"1")) == tmp_path / "a" / "x.json"
+    with pytest.raises(NameTaken, match=r"'x\.json' already"):
+        save_as(tmp_path, "a/x.json", partial(put, b"2"), may_replace=False)
+    assert (tmp_path / "a" / "x.json").read_bytes() == b"1"
+    save_as(tmp_path, "a/x.json", partial(put, b"2"))
+    assert (tmp_path / "a" / "x.json").read_bytes() == b"2"
+    assert listing(tmp_path) == ["a", "a/x.json"]
+
+
+def test_a_name_that_is_taken_gets_a_number_unless_the_content_is_the_same(tmp_path: Path) -> None:
+    names = [save_beside(tmp_path, "x.png", partial(put, c)).name for c in (b"1", b"2", b"1", b"2")]
+    assert names == ["x.png", "x (1).png", "x.png", "x (1).png"]
+    assert listing(tmp_path) == ["x (1).png", "x.png"]
+
+
+def test_a_folder_of_the_name_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "x.png").mkdir()
+    assert save_beside(tmp_path, "x.png", write).name == "x (1).png"
+    with pytest.raises(FileError, match=r"cannot keep 'x\.png'"):
+        save_as(tmp_path, "x.png", write)
+    assert listing(tmp_path) == ["x (1).png", "x.png"]
+
+
+def test_a_file_gets_another_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_as(tmp_path, name, partial(put, name.encode()))
+    with pytest.raises(NameTaken):
+        rename(tmp_path, "a", "b", may_replace=False)
+    assert rename(tmp_path, "a", "sub/c", may_replace=False).read_bytes() == b"a"
+    assert rename(tmp_path, "sub/c", "b").read_bytes() == b"a"
+    with pytest.raises(FileError, match="cannot move 'none'"):
+        rename(tmp_path, "none", "x")
+    assert listing(tmp_path) == ["b", "sub"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "link/x", "", "x\0"])
+def test_no_given_name_leads_out(tmp_path: Path, name: str) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    save_as(inside, "own", write)
+    for keep in (save_as, save_beside):
+        with pytest.raises(PathError):
+            keep(inside, name, write)
+    with pytest.raises(PathError):
+        rename(inside, "own", name)
+    with pytest.raises(PathError):
+        rename(inside, name, "own")
+    assert listing(outside) == []
+    assert listing(inside) == ["link", "own"]

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from executor.errors import SettingsError
-from executor.settings import Settings
+from executor.settings import FILE, Settings
 
 
 def test_every_setting_can_be_set_in_the_environment() -> None:
@@ -100,3 +100,58 @@ def test_settings_do_not_change() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
         settings.device = "cpu"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# The file
+
+
+def test_the_file_is_read_where_the_base_directory_is_and_the_environment_wins(
+    folder: Path,
+) -> None:
+    other = folder / "other"
+    other.mkdir()
+    (folder / FILE).write_text("port = 1\n")
+    (other / FILE).write_text('port = 2\ndtype = "float16"\nhistory_jobs = 7\n')
+    assert Settings.from_environment({}).port == 1
+    environ = {"WEFT_BASE_DIRECTORY": str(other), "WEFT_DTYPE": "bfloat16"}
+    settings = Settings.from_environment(environ, history_jobs=8)
+    assert (settings.port, settings.dtype, settings.history_jobs) == (2, "bfloat16", 8)
+    assert Settings.from_environment(environ, base_directory=folder).port == 1
+
+
+def test_paths_in_the_file_begin_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(
+        'output_directory = "out"\nmodel_directories = ["a", "/b"]\n'
+        'extra_model_paths = ["x.yaml"]\n'
+    )
+    settings = Settings.from_environment({}, base_directory=tmp_path)
+    assert settings.output_directory == tmp_path / "out"
+    assert settings.model_directories == (tmp_path / "a", Path("/b"))
+    assert settings.extra_model_paths == (tmp_path / "x.yaml",)
+
+
+def test_mistakes_in_the_file_are_told_with_the_others(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(
+        'prot = 1\nport = "x"\nbase_directory = "y"\nmodel_directories = 3\n[section]\na = 1\n'
+    )
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"WEFT_DTYPE": "int8"}, base_directory=tmp_path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    file = tmp_path / FILE
+    for beginning in (
+        f"{file}: prot is no setting; did you mean 'port'",
+        f"{file}: section is no setting",
+        f"{file}: base_directory is where this file lies",
+        f"{file}: port: ",
+        f"{file}: model_directories: ",
+        "WEFT_DTYPE: ",
+    ):
+        assert any(line.startswith(beginning) for line in lines), beginning
+
+
+@pytest.mark.parametrize("content", [b"port =", b"\xff", b"[" * 20])
+def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(SettingsError, match="is no TOML"):
+        Settings.from_environment({}, base_directory=tmp_path)

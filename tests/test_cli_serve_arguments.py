@@ -1,0 +1,80 @@
+"""The arguments of the server: ComfyUI's names, our settings."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+
+from executor.cli.serve_arguments import PASSED_OVER, add_serve_arguments, settings_of
+from executor.errors import SettingsError
+from executor.settings import Settings
+
+
+def settings(*words: str) -> Settings:
+    parser = ArgumentParser(allow_abbrev=False)
+    add_serve_arguments(parser)
+    return settings_of(parser.parse_args(words))
+
+
+def test_every_argument_is_its_setting(folder: Path) -> None:
+    chosen = settings(
+        *("--listen", "::1", "--port", "9000", "--base-directory", str(folder)),
+        *("--input-directory", "i", "--output-directory", "o", "--temp-directory", "t"),
+        *("--user-directory", "u", "--extra-model-paths-config", "a.yaml", "b.yaml"),
+        *("--extra-model-paths-config", "c.yaml", "--front-end-root", "web", "--cpu"),
+        *("--preview-method", "taesd", "--disable-all-custom-nodes", "--force-fp16"),
+    )
+    assert chosen == Settings(
+        listen="::1",
+        port=9000,
+        base_directory=folder,
+        input_directory=Path("i"),
+        output_directory=Path("o"),
+        temp_directory=Path("t"),
+        user_directory=Path("u"),
+        extra_model_paths=(Path("a.yaml"), Path("b.yaml"), Path("c.yaml")),
+        front_end_root=Path("web"),
+        device="cpu",
+        preview_method="taesd",
+        custom_nodes=False,
+        dtype="float16",
+    )
+
+
+def test_listen_alone_means_everywhere_and_nothing_means_here(folder: Path) -> None:
+    assert settings().listen == "127.0.0.1"
+    assert settings("--listen").listen == "0.0.0.0,::"
+    assert settings("--listen", "--port", "1").listen == "0.0.0.0,::"
+
+
+def test_arguments_win_over_the_environment_which_wins_over_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("weft.toml").write_text('port = 1\ndtype = "float16"\npreview_method = "auto"\n')
+    monkeypatch.setenv("WEFT_PORT", "2")
+    monkeypatch.setenv("WEFT_DTYPE", "bfloat16")
+    chosen = settings("--port", "3")
+    assert (chosen.port, chosen.dtype, chosen.preview_method) == (3, "bfloat16", "auto")
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--port", "99999"], "port: "),
+        (["--port", "x"], "port: "),
+        (["--preview-method", "all"], "preview_method: "),
+        (["--cuda-device", "x"], "device: "),
+    ],
+)
+def test_what_cannot_be_is_told_by_its_setting(folder: Path, words: list[str], fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault):
+        settings(*words)
+
+
+def test_one_gpu_can_be_chosen(folder: Path) -> None:
+    assert settings("--cuda-device", "1").device == "cuda:1"
+
+
+@pytest.mark.parametrize("word", PASSED_OVER)
+def test_what_only_comfyui_needs_is_passed_over(folder: Path, word: str) -> None:
+    assert settings(word) == Settings(base_directory=folder)
