@@ -194,7 +194,8 @@ class Worker:
         devices = self.workspace.devices
         device = devices.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return Device(name, device.type, device.index, devices.total_bytes(), torch.__version__)
+        version = str(torch.__version__)  # itself it is a type of torch's
+        return Device(name, device.type, device.index, devices.total_bytes(), version)
 
     def _capacity(self) -> int:
         """How many jobs to run at a time: one for each 2 GiB that are free, 1 to 32.

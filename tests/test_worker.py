@@ -2,15 +2,28 @@
 
 import asyncio
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from executor.events import Ended, Executed, Failed, Outcome, Progress
 from executor.fabric.local import LocalWorker
-from executor.fabric.messages import CancelJob, FromWorker, Ready, Rejected, RunJob, Stop, Told
+from executor.fabric.messages import (
+    LENGTH,
+    CancelJob,
+    FromWorker,
+    Ready,
+    Rejected,
+    RunJob,
+    Stop,
+    Told,
+    framed,
+    unframed,
+)
 from executor.settings import Settings
 
 pytestmark = pytest.mark.timeout(60)  # a worker imports torch and diffusers
@@ -110,3 +123,10 @@ def test_a_worker_takes_cancels_and_failures_while_it_works(tmp_path):
 
 def _sink_of(node_id: str) -> dict[str, Any]:
     return {"2": {"class_type": "ToySink", "inputs": {"value": [node_id, 0]}}}
+
+
+def test_no_message_makes_the_front_import_a_library():
+    assert unframed(framed(Stop())[LENGTH.size :]) == Stop()
+    for foreign in (torch.__version__, torch.float32, os.getcwd):
+        with pytest.raises(pickle.UnpicklingError, match="has no place in a message"):
+            unframed(pickle.dumps(foreign))

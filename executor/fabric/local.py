@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import pickle
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
-from executor.fabric.messages import LENGTH, FromWorker, Hello, ToWorker, framed
+from executor.fabric.messages import LENGTH, FromWorker, Hello, ToWorker, framed, unframed
 from executor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +73,7 @@ class LocalWorker:
             while True:
                 head = await self._reader.readexactly(LENGTH.size)
                 body = await self._reader.readexactly(LENGTH.unpack(head)[0])
-                yield cast(FromWorker, pickle.loads(body))
+                yield cast(FromWorker, unframed(body))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 

@@ -8,6 +8,7 @@ import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, TypeAlias
 
 from executor.events import Event, JobId
@@ -118,6 +119,20 @@ class Figures:
 
 
 FromWorker: TypeAlias = Ready | Told | Preview | Rejected | Figures
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows Weft's values only, so that no message can make the front import a library."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name.split(".")[0] in ("executor", "builtins", "collections", "pathlib"):
+            return super().find_class(module_name, global_name)
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} has no place in a message")
+
+
+def unframed(body: bytes) -> Any:
+    """The message in a frame."""
+    return _Unpickler(BytesIO(body)).load()
 
 
 def framed(message: Hello | ToWorker | FromWorker) -> bytes:

@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from . import graphs, ledger, models, pictures
+from . import graphs, ledger, models, pictures, server
 
 BENCHMARKS: Mapping[str, Callable[[], None]] = {
     "graphs": graphs.main,
     "ledger": ledger.main,
+    "server": server.main,
     "loading": models.loading,
     "unet": models.unet,
     "pictures": pictures.main,
