@@ -98,6 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _call(arguments: Namespace) -> int:
     if arguments.command != "models":
         import_module("nodes")  # which registers them; nothing under executor knows them otherwise
+        _load_plugins()
     match arguments.command:
         case "run":
             from executor.cli.run import run
@@ -121,6 +122,16 @@ def _call(arguments: Namespace) -> int:
             from executor.cli.models import models
 
             return models(arguments.file, as_json=arguments.json)
+
+
+def _load_plugins() -> None:
+    """Add the classes of others' packs; what is wrong with one is logged, and no reason to stop."""
+    from executor.paths import Folders
+    from executor.plugins import load_plugins
+    from executor.settings import Settings
+
+    settings = Settings.from_environment()
+    load_plugins(settings, Folders(settings))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from executor.fabric.messages import RunJob, Told
 from executor.paths import Folders
 from executor.plugins import Plugin, load_plugins
 from executor.settings import Settings
+
+README = Path(__file__).parents[1] / "README.md"
 
 GOOD = '''
 from executor import Context, Node
@@ -71,6 +74,13 @@ def test_a_file_and_a_package_are_packs(tmp_path: Path) -> None:
     )
     assert found["my-pack"].nodes == ("PackInner", "PackInnerToo")
     assert Node.registry["PackInner"].__module__ == "custom_nodes.my_pack.inner"
+
+
+def test_the_readmes_node_is_a_pack(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```py\n(.+?)\n```$", README.read_text(encoding="utf-8"), re.M | re.S)
+    put(tmp_path, "negative.py", text)
+    assert load(tmp_path)["negative"].nodes == ("Negative",)
+    assert [output.wire for output in Node.registry["Negative"].outputs()] == ["IMAGE"]
 
 
 def test_what_is_no_pack_is_passed_over(tmp_path: Path) -> None:
