@@ -9,6 +9,8 @@ answers while the workers compute.
 import asyncio
 import logging
 import signal
+import sys
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from itertools import count
 
@@ -16,6 +18,7 @@ from aiohttp import web
 
 import nodes
 from executor.api.app import create_app
+from executor.cli.serve_arguments import add_serve_arguments, settings_of
 from executor.dispatch import Dispatcher, Spawn
 from executor.errors import SettingsError
 from executor.fabric.local import LocalWorker, gpus
@@ -102,6 +105,24 @@ async def _told_to_stop() -> None:
     await stop.wait()
 
 
+def run(arguments: Namespace) -> None:
+    """Serve as the arguments say. Raises SettingsError where that cannot be."""
+    settings = settings_of(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve(settings))
+
+
+def main() -> None:
+    """Be the server."""
+    parser = ArgumentParser(description="Serve workflows over HTTP.", allow_abbrev=False)
+    add_serve_arguments(parser)
+    try:
+        run(parser.parse_args())
+    except SettingsError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    asyncio.run(serve(Settings.from_environment()))
+    main()

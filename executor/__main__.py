@@ -14,6 +14,7 @@ from pathlib import Path
 
 from executor import __version__
 from executor.cli import Exit
+from executor.cli.serve_arguments import add_serve_arguments
 
 _ABOUT = """\
 Run workflows: graphs of nodes that make pictures with diffusion models.
@@ -74,6 +75,13 @@ def parser() -> ArgumentParser:
     models.add_argument(
         *("file",), metavar="FILE", nargs="?", help="a path, or a name from one of the folders"
     )
+
+    about = "serve workflows over HTTP, to ComfyUI's frontends and clients"
+    serve = commands.add_parser(
+        "serve", help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
+    )
+    add_serve_arguments(serve)
+    serve.set_defaults(json=False)
     return top
 
 
@@ -114,6 +122,9 @@ def _call(arguments: Namespace) -> int:
             from executor.cli.check import check
 
             return check(arguments.file, is_strict=arguments.strict, as_json=arguments.json)
+        case "serve":
+            import_module("server").run(arguments)
+            return Exit.DONE
         case "nodes":
             from executor.cli.nodes import nodes
 
