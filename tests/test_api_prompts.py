@@ -1,6 +1,7 @@
 """Submitting workflows, and what is said of those that cannot run."""
 
 import asyncio
+import gzip
 import json
 from io import BytesIO
 from pathlib import Path
@@ -412,6 +413,30 @@ async def test_a_body_of_too_many_values_or_without_a_length_is_refused(tmp_path
         async with server.client.post("/prompt", data=endless()) as answer:
             assert answer.status == 413
         await server.submit(sampling(2))
+
+
+@on_a_loop
+async def test_a_body_that_is_not_what_its_headers_say_is_refused(tmp_path):
+    async with serving(tmp_path) as server:
+        headers = {"Content-Encoding": "gzip"}
+        asked = server.client.post("/prompt", data=b"no gzip at all", headers=headers)
+        async with asked as answer:
+            assert answer.status == 400
+            assert json.loads(await answer.text())["error"]["type"] == "bad_request"
+        bomb = gzip.compress(b" " * 50 * 2**20)
+        async with server.client.post("/prompt", data=bomb, headers=headers) as answer:
+            assert answer.status == 413
+
+
+@on_a_loop
+async def test_the_log_has_a_line_for_each_request_and_its_job(tmp_path, caplog):
+    caplog.set_level("INFO", logger="executor.api.access_log")
+    async with serving(tmp_path) as server:
+        job_id = await server.submit(sink(), prompt_id="job-7")
+        await server.get(f"/history/{job_id}%0Aforged?key=secret")
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("POST /prompt 200") and "job='job-7'" in line for line in lines)
+    assert not any("\n" in line or "secret" in line for line in lines)
 
 
 @on_a_loop

@@ -246,6 +246,22 @@ async def test_events_during_a_replay_come_behind_it_and_once(tmp_path):
         assert numbers == list(range(1, numbers[-1] + 1))
 
 
+@on_a_loop
+async def test_who_keeps_count_hears_of_jobs_that_were_given_up_in_the_queue(tmp_path):
+    async with serving(tmp_path, capacity=1) as server, server.connect("me", since=0) as ws:
+        await server.running(await server.submit(waiting("w"), client_id="me"))
+        ids = [await server.submit(sink(i), client_id="me") for i in range(4)]
+        await server.submit(sink(9), client_id="you")
+        await server.post("/queue", {"delete": [ids[0]]})
+        await server.post(f"/jobs/{ids[1]}/cancel")
+        await server.post("/queue", {"clear": True})
+        told = await heard_until(ws, "execution_interrupted", prompt_id=ids[3])
+        over = [m for m in told if m["type"] == "execution_interrupted"]
+        assert [m["data"]["prompt_id"] for m in over] == ids
+        numbers = [m["seq"] for m in over]
+        assert numbers == sorted(set(numbers))
+
+
 # Previews
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from executor.api.keys import JOB_ID
+from executor.ledger.records import shortened
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -24,9 +25,9 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
         log.info(
             "%s %s %d %.1f ms%s",
             request.method,
-            request.path[:200],  # without the query, where keys may be
+            request.rel_url.raw_path[:200],  # without the query, where keys may be
             response.status,
             (perf_counter() - began) * 1000,
-            f" job={job_id}" if job_id else "",
+            f" job={shortened(job_id)}" if job_id else "",
         )
     return response

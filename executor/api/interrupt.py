@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from executor.api.body import flag, object_body, text
-from executor.api.keys import BELLS, DISPATCHER, JOB_ID, LEDGER, NARRATOR
+from executor.api.keys import DISPATCHER, JOB_ID, LEDGER, NARRATOR
 from executor.api.refusal import Refusal
 from executor.dispatch import Running
 from executor.events import JobId
@@ -56,9 +56,8 @@ async def free(request: web.Request) -> web.Response:
 async def stop(app: web.Application, job_id: JobId) -> bool:
     """End a job, whether it waits or runs. False if it is over, or was never there."""
     for _ in range(TRIES):
-        if await app[LEDGER].cancel([job_id]):
-            app[BELLS].ring(job_id)
-            app[NARRATOR].queue_changed()
+        if events := await app[LEDGER].cancel([job_id]):
+            app[NARRATOR].cancelled(events)
             return True
         if await app[DISPATCHER].interrupt(job_id):
             return True

@@ -7,7 +7,7 @@ has the job before any of them.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from time import monotonic
 
@@ -79,6 +79,25 @@ class Narrator:
         """There are more or fewer jobs than before."""
         self._is_changed = True
         self._news.set()
+
+    def cancelled(self, events: Iterable[JobEvent]) -> None:
+        """Jobs were given up in the queue: tell those who keep count of events, and all others
+        that there are fewer jobs."""
+        for event in events:
+            followers = [s for s in self.hub.of(event.client_id) if s.follows_numbers]
+            self._post(followers, _numbered(event))
+            self.bells.ring(event.job_id)
+        self.queue_changed()
+
+    async def queue_cleared(self, since: int) -> None:
+        """The same of all jobs that waited, whose ends have numbers above ``since``."""
+        followed = {socket.client_id for socket in self.hub if socket.follows_numbers}
+        for client_id in followed:
+            events = await self.ledger.events_of_client(client_id, since)
+            # A job that ran has been told of already.
+            self.cancelled(e for e in events if e.kind is EventKind.ENDED and not e.attempt)
+        self.bells.ring_all()
+        self.queue_changed()
 
     def wants_previews(self, job: Running) -> bool:
         """Whether anybody asked for previews of a job, in it or by what its client announced.
@@ -249,3 +268,9 @@ class Narrator:
             self._post(sockets, Message(progression.text(), Rank.PROGRESS, key, crowd_key))
         progression.ended.clear()
         progression.told_at = monotonic()
+
+
+def _numbered(event: JobEvent) -> Message:
+    """A durable event as a message."""
+    type, data = messages.rendered(event)
+    return Message(messages.message_text(type, data, event.seq), seq=event.seq)

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from executor.api.body import flag, object_body, texts, whole_number
-from executor.api.keys import BELLS, LEDGER, NARRATOR
+from executor.api.keys import LEDGER, NARRATOR
 from executor.api.replies import json_text, text_reply
 from executor.api.wire_jobs import MOST_JOBS, NEWEST, item_text
 
@@ -30,15 +30,14 @@ async def queue(request: web.Request) -> web.Response:
 async def change_queue(request: web.Request) -> web.Response:
     """Cancel jobs that wait: all, or those of a list."""
     body = await object_body(request)
-    app = request.app
+    ledger, narrator = request.app[LEDGER], request.app[NARRATOR]
     ids = texts(body, "delete")
     if flag(body, "clear"):
-        await app[LEDGER].clear_queue()
-        app[BELLS].ring_all()
+        before = await ledger.newest_seq()
+        await ledger.clear_queue()
+        await narrator.queue_cleared(before)
     elif ids:
-        for event in await app[LEDGER].cancel(ids):
-            app[BELLS].ring(event.job_id)
-    app[NARRATOR].queue_changed()
+        narrator.cancelled(await ledger.cancel(ids))
     return web.Response()
 
 

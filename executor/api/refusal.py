@@ -58,7 +58,7 @@ class Refusal(WeftError):
 
 def refusal_of(error: Exception, request: web.Request) -> Refusal:
     """What to answer to a request that ended in an exception."""
-    what = f"{request.method} {request.path[:200]}"
+    what = f"{request.method} {request.rel_url.raw_path[:200]}"
     match error:
         case Refusal():
             return error
@@ -70,6 +70,9 @@ def refusal_of(error: Exception, request: web.Request) -> Refusal:
             allowed = ", ".join(sorted(error.allowed_methods))
             words = f"{what}: this route takes {allowed}"
             return Refusal(405, "method_not_allowed", words, headers={"Allow": allowed})
+        case web.RequestPayloadError():  # it does not hold what its headers say
+            words = f"the body cannot be read: {error}"
+            return Refusal(400, "bad_request", words, headers={"Connection": "close"})
         case web.HTTPException():
             return Refusal(error.status, "bad_request", error.text or error.reason)
         case JobExists():
