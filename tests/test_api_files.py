@@ -54,7 +54,7 @@ async def test_each_place_and_subfolder_has_its_own_files(tmp_path: Path) -> Non
         put(tmp_path, f"{place}/deep/er/x.png", place.encode())
     async with serving(tmp_path, workers=0) as served:
         for place in ("output", "input", "temp"):
-            where = {"filename": "x.png", "subfolder": "deep/er", "type": place}
+            where: dict[str, Any] = {"filename": "x.png", "subfolder": "deep/er", "type": place}
             assert (await view(served, **where))[0] == place.encode()
         body, _ = await view(served, filename="deep/er/x.png [temp]", type="input")
         assert body == b"temp"
@@ -63,8 +63,10 @@ async def test_each_place_and_subfolder_has_its_own_files(tmp_path: Path) -> Non
 @on_a_loop
 async def test_who_has_the_file_is_not_sent_it_again(tmp_path: Path) -> None:
     put(tmp_path, "output/a.png", png())
+    again: dict[str, str] = {}
+    forms: list[dict[str, Any]] = [{}, {"preview": "webp;50"}, {"channel": "rgb"}]
     async with serving(tmp_path, workers=0) as served:
-        for form in ({}, {"preview": "webp;50"}, {"channel": "rgb"}):
+        for form in forms:
             _, headers = await view(served, filename="a.png", **form)
             again = {"If-None-Match": headers["ETag"]}
             body, _ = await view(served, 304, filename="a.png", headers=again, **form)
@@ -103,6 +105,23 @@ async def test_a_channel_is_the_colours_alone_or_the_opacity_alone(tmp_path: Pat
                 assert picture.getpixel((1, 1)) == (0, 0, 0, alpha)
 
 
+@on_a_loop
+async def test_what_is_made_of_a_photograph_stands_upright(tmp_path: Path) -> None:
+    stream = BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (64, 32), "red").save(stream, "JPEG", exif=exif)
+    put(tmp_path, "input/a.jpg", stream.getvalue())
+    async with serving(tmp_path, workers=0) as served:
+        for form in ("preview=webp", "channel=rgb", "channel=a"):
+            key, _, value = form.partition("=")
+            query: dict[str, Any] = {"filename": "a.jpg", "type": "input", key: value}
+            body, _ = await view(served, **query)
+            with Image.open(BytesIO(body)) as picture:
+                assert picture.size == (32, 64)
+                assert picture.getexif().get(0x0112, 1) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "query"),
     [
@@ -133,7 +152,7 @@ async def test_a_channel_is_the_colours_alone_or_the_opacity_alone(tmp_path: Pat
 )
 @on_a_loop
 async def test_foreign_names_and_bad_pictures_are_refused(
-    tmp_path: Path, status: int, query: dict[str, str]
+    tmp_path: Path, status: int, query: dict[str, Any]
 ) -> None:
     put(tmp_path, "secret.txt", SECRET)
     put(tmp_path, "output/a.png", png())
@@ -167,8 +186,8 @@ async def test_no_browser_guesses_what_a_file_is_or_runs_it(tmp_path: Path) -> N
     put(tmp_path, "output/a.png", png())
     put(tmp_path, "output/b.png", b"<html><script>alert(1)</script>")
     async with serving(tmp_path, workers=0) as served:
-        for query in ({"filename": "b.png"}, {"filename": "a.png", "preview": "webp;90"}):
-            _, headers = await view(served, **query)
+        whole, made = view(served, filename="b.png"), view(served, filename="a.png", preview="")
+        for _, headers in (await whole, await made):
             assert headers["X-Content-Type-Options"] == "nosniff"
             assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
             assert headers["Content-Type"].startswith("image/")

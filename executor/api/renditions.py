@@ -1,7 +1,8 @@
 """Other forms of a picture file: a preview, one channel, its alpha laid on another; or a check.
 
-Each decodes a picture, so each takes its turn in a thread, and no more than two at a time: a
-picture may be 100 million pixels, and the server is to stay small and quick beside it.
+They stand upright, as nodes load them, whatever a camera wrote. Each decodes a picture, so each
+takes its turn in a thread, and no more than two at a time: a picture may be 100 million pixels, and
+the server is to stay small and quick beside it.
 """
 
 import asyncio
@@ -39,10 +40,13 @@ class Decoding:
 
 def preview(path: Path, max_pixels: int, kind: PreviewFormat, quality: int) -> bytes:
     """The first frame, packed small. Raises PictureError."""
+    from PIL import ImageOps
+
     with opened(path, max_pixels) as picture:
         if kind == "jpeg":
             picture.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
-        frame = picture.convert("RGB" if kind == "jpeg" or not _is_clear(picture) else "RGBA")
+        upright = ImageOps.exif_transpose(picture)
+        frame = upright.convert("RGB" if kind == "jpeg" or not _is_clear(picture) else "RGBA")
         frame.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
         stream = BytesIO()
         frame.save(stream, kind.upper(), quality=quality)
@@ -51,14 +55,15 @@ def preview(path: Path, max_pixels: int, kind: PreviewFormat, quality: int) -> b
 
 def one_channel(path: Path, max_pixels: int, channel: Channel) -> bytes:
     """The colours alone, or the alpha of a black picture, as a PNG. Raises PictureError."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with opened(path, max_pixels) as picture:
+        upright = ImageOps.exif_transpose(picture)
         if channel == "rgb":
-            shown = picture.convert("RGB")
+            shown = upright.convert("RGB")
         else:
-            shown = Image.new("RGBA", picture.size)
-            shown.putalpha(picture.convert("RGBA").getchannel("A"))
+            shown = Image.new("RGBA", upright.size)
+            shown.putalpha(upright.convert("RGBA").getchannel("A"))
         stream = BytesIO()
         shown.save(stream, "PNG", compress_level=1)
         return stream.getvalue()
@@ -83,7 +88,7 @@ def write_masked(
 
     Raises PictureError, also if the second has no alpha or another size.
     """
-    from PIL import PngImagePlugin
+    from PIL import ImageOps, PngImagePlugin
 
     with opened(mask, max_pixels, name=name) as picture:
         if not _is_clear(picture):
@@ -95,7 +100,7 @@ def write_masked(
             picture.load()  # texts may stand behind the pixels
             for key, text in cast("dict[str, str]", picture.text).items():
                 texts.add_text(key, text)
-        merged = picture.convert("RGBA")
+        merged = ImageOps.exif_transpose(picture).convert("RGBA")
     if alpha.size != merged.size:
         sizes = [f"{width}×{height}" for width, height in (alpha.size, merged.size)]
         raise PictureError(
