@@ -36,6 +36,7 @@ from executor.api.bells import Bells
 from executor.api.hub import Hub
 from executor.api.keys import (
     BELLS,
+    CHECKING,
     DECODING,
     DISPATCHER,
     FOLDERS,
@@ -94,7 +95,7 @@ def create_app(
     )
     app[SETTINGS], app[FOLDERS] = settings, folders
     app[LEDGER], app[DISPATCHER] = ledger, dispatcher
-    app[HUB], app[BELLS] = Hub(), Bells()
+    app[HUB], app[BELLS], app[CHECKING] = Hub(), Bells(), asyncio.Lock()
     shows_all = settings.preview_method != "none"
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
     app[DECODING], app[PLUGINS] = Decoding(), plugins

@@ -1,5 +1,7 @@
 """Under which keys an application and a request hold what handlers need."""
 
+import asyncio
+
 from aiohttp import web
 
 from executor.api.bells import Bells
@@ -21,6 +23,8 @@ BELLS: web.AppKey[Bells] = web.AppKey("bells", Bells)
 NARRATOR: web.AppKey[Narrator] = web.AppKey("narrator", Narrator)
 PLUGINS: web.AppKey[tuple[Plugin, ...]] = web.AppKey("plugins", tuple)
 DECODING: web.AppKey[Decoding] = web.AppKey("decoding", Decoding)
+CHECKING: web.AppKey[asyncio.Lock] = web.AppKey("checking", asyncio.Lock)
+"""Held while a large workflow is checked: one at a time, so that small ones have their turn."""
 
 JOB_ID: web.RequestKey[str] = web.RequestKey("job_id", str)
 """Of a request: the job that it is about, for the access log."""

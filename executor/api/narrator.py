@@ -15,6 +15,7 @@ from executor.api import messages
 from executor.api.bells import Bells
 from executor.api.hub import Hub, Socket
 from executor.api.outbox import Message, Rank
+from executor.api.progression import Progression
 from executor.dispatch import Dispatcher, Happening, Running
 from executor.events import Cached, Ended, Executed, Executing, Failed, JobId, Progress, Started
 from executor.fabric.messages import Preview
@@ -27,30 +28,6 @@ STATUS_EVERY_S = 0.05
 
 PROGRESS_EVERY_S = 0.05
 """``progress_state`` of a job, at most: it names all nodes that run, which may be thousands."""
-
-
-class Progression:
-    """How the nodes of one attempt at a job stand, as far as it was not told yet."""
-
-    def __init__(self, job: Running) -> None:
-        self.job = job
-        self.targets = frozenset(job.taken.body.targets)
-        self.running: dict[NodeId, tuple[int, int]] = {}
-        self.ended: dict[NodeId, str] = {}  # since it was last told
-        self.last: NodeId | None = None
-        self.told_at = float("-inf")
-        self.timer: asyncio.TimerHandle | None = None
-
-    def text(self) -> str:
-        """``progress_state`` with what runs, and what ended since the last one."""
-        job_id = self.job.id
-        nodes = {
-            node_id: messages.node_state(job_id, node_id, state, 1, 1)
-            for node_id, state in self.ended.items()
-        }
-        for node_id, (value, most) in self.running.items():
-            nodes[node_id] = messages.node_state(job_id, node_id, "running", value, most)
-        return messages.message_text("progress_state", {"prompt_id": job_id, "nodes": nodes})
 
 
 class Narrator:
@@ -231,22 +208,14 @@ class Narrator:
     def _durable(
         self, sockets: Collection[Socket], kept: JobEvent, progression: Progression
     ) -> None:
+        if kept.kind is EventKind.FAILED:
+            sockets = [socket for socket in sockets if socket.follows_numbers]
         type, data = messages.rendered(kept)
         if type == "execution_interrupted":
-            node_id = next(iter(progression.running), progression.last) or ""
-            spec = progression.job.prompt.get(node_id, {})
-            data |= {
-                "node_id": node_id,
-                "node_type": spec.get("class_type", ""),
-                "executed": progression.job.executed,
-            }
-        message = Message(messages.message_text(type, data, kept.seq), seq=kept.seq)
-        if type == "execution_interrupted":
-            self.hub.broadcast(message)
-        elif kept.kind is EventKind.FAILED:
-            self._post([socket for socket in sockets if socket.follows_numbers], message)
-        else:
-            self._post(sockets, message)
+            data |= progression.interrupted()
+            sockets = list(self.hub)
+        text = messages.message_text(type, data, kept.seq)
+        self._post(sockets, Message(text, seq=kept.seq))
 
     # -- progress_state ------------------------------------------------------------------------
 

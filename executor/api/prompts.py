@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from executor.api.body import object_body
-from executor.api.keys import DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
+from executor.api.keys import CHECKING, DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
 from executor.api.replies import json_reply
 from executor.api.submission import admitted, submission
 from executor.api.wire_jobs import number_on_wire
@@ -24,7 +24,8 @@ async def submit(request: web.Request) -> web.Response:
     if asked.size <= MOST_AT_ONCE:
         job = admitted(asked, app[FOLDERS])
     else:
-        job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
+        async with app[CHECKING]:
+            job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
     accepted = await app[LEDGER].submit(job.new)
     request[JOB_ID] = accepted.id
     if not accepted.is_repeat:

@@ -42,7 +42,7 @@ class Submission:
         """About how many nodes there are to check."""
         if is_editor_format(self.prompt):
             return len(self.prompt["nodes"]) + len(self.prompt["links"])
-        return len(cast("Any", self.prompt)) if isinstance(self.prompt, (dict, list)) else 0
+        return len(cast("dict[str, Any]", self.prompt)) if isinstance(self.prompt, dict) else 0
 
 
 @dataclass(frozen=True, slots=True)
