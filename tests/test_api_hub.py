@@ -115,10 +115,12 @@ async def test_a_hub_forgets_who_is_gone_and_shares_nothing_between_clients():
     hub.post("", Message("for nobody"))
     hub.broadcast(Message("for all"))
     assert [len(socket.outbox) for socket in sockets] == [2, 2, 1]
+    assert len(hub) == 3
     for socket in sockets:
         hub.remove(socket)
         hub.remove(socket)
     assert list(hub) == []
+    assert len(hub) == 0
     assert not hub.of("a")
 
 

@@ -35,18 +35,25 @@ class Hub:
 
     def __init__(self) -> None:
         self._sockets: dict[str, dict[Socket, None]] = {}
+        self._count = 0
 
     def __iter__(self) -> Iterator[Socket]:
         return (socket for sockets in self._sockets.values() for socket in sockets)
 
+    def __len__(self) -> int:
+        return self._count
+
     def add(self, socket: Socket) -> None:
         """From now on, what is for its client is for this socket too."""
         self._sockets.setdefault(socket.client_id, {})[socket] = None
+        self._count += 1
 
     def remove(self, socket: Socket) -> None:
         """It is gone."""
         sockets = self._sockets.get(socket.client_id, {})
-        sockets.pop(socket, None)
+        if socket in sockets:
+            del sockets[socket]
+            self._count -= 1
         if not sockets:
             self._sockets.pop(socket.client_id, None)
 

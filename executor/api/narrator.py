@@ -23,8 +23,9 @@ from executor.ledger import EventKind, JobEvent, Ledger
 from executor.node import NodeId
 from executor.previews import method_of
 
-STATUS_EVERY_S = 0.05
-"""To all, at most; each change at once would be a message to every socket for every job."""
+STATUS_EVERY_S, STATUS_PER_SOCKET_S = 0.05, 0.001
+"""To all, at most: twenty a second, or a thousand messages. Each change at once would be a message
+to every socket for every job."""
 
 PROGRESS_EVERY_S = 0.05
 """``progress_state`` of a job, at most: it names all nodes that run, which may be thousands."""
@@ -105,7 +106,8 @@ class Narrator:
         """Tell the status, and the last words of jobs behind it, until cancelled."""
         told_all_at = float("-inf")
         while True:
-            wait_s = told_all_at + STATUS_EVERY_S - monotonic() if self._is_changed else None
+            every_s = max(STATUS_EVERY_S, STATUS_PER_SOCKET_S * len(self.hub))
+            wait_s = told_all_at + every_s - monotonic() if self._is_changed else None
             if not self._over and (wait_s is None or wait_s > 0):
                 self._news.clear()
                 with suppress(TimeoutError):
@@ -222,9 +224,10 @@ class Narrator:
     def _schedule(self, progression: Progression) -> None:
         """Have it told soon, but not too often."""
         if progression.timer is None:
-            wait_s = max(0.0, progression.told_at + PROGRESS_EVERY_S - monotonic())
             loop = asyncio.get_running_loop()
-            progression.timer = loop.call_later(wait_s, self._tell_progression, progression)
+            progression.timer = loop.call_later(
+                PROGRESS_EVERY_S, self._tell_progression, progression
+            )
 
     def _tell_progression(self, progression: Progression) -> None:
         if progression.timer is not None:
@@ -236,7 +239,6 @@ class Narrator:
             crowd_key = ("progress_state", progression.job.id)
             self._post(sockets, Message(progression.text(), Rank.PROGRESS, key, crowd_key))
         progression.ended.clear()
-        progression.told_at = monotonic()
 
 
 def _numbered(event: JobEvent) -> Message:

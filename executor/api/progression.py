@@ -21,7 +21,6 @@ class Progression:
         self.running: dict[NodeId, tuple[int, int]] = {}
         self.ended: dict[NodeId, str] = {}  # since it was last told
         self.last: NodeId | None = None
-        self.told_at = float("-inf")
         self.timer: asyncio.TimerHandle | None = None
 
     def interrupted(self) -> dict[str, Any]:
