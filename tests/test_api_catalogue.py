@@ -15,6 +15,7 @@ import nodes
 from executor import Node
 from executor.api.catalogue import Catalogue
 from executor.api.definitions import LISTED, definitions, module_of
+from executor.dispatch import Seat
 from executor.editor_widgets import is_widget
 from executor.paths import Folders
 from executor.settings import Settings
@@ -285,10 +286,13 @@ async def test_the_machine_is_told_by_its_workers(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_a_worker_that_is_still_starting_is_told_of(tmp_path: Path) -> None:
-    async with serving(tmp_path) as served:
-        served.dispatcher.seats[0].ready = None
-        told = await served.get("/api/system_stats")
-        assert [device["vram_total"] for device in told["devices"]] == [0]
+    async def never() -> Any:
+        raise AssertionError("nobody starts it")
+
+    async with serving(tmp_path, workers=0) as served:
+        served.dispatcher.seats.append(Seat("cuda:0", never))
+        (device,) = (await served.get("/api/system_stats"))["devices"]
+        assert (device["name"], device["type"], device["vram_total"]) == ("cuda:0", "cuda", 0)
 
 
 @on_a_loop

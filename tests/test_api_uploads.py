@@ -80,6 +80,21 @@ async def test_a_picture_is_kept_as_it_came(tmp_path: Path, kind: str, name: str
     assert (tmp_path / "input" / name).read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a b (1).png", "a%20b.png", "a#b?c&d.png", "it's.png", "ü.png", "☃.webp.png", "a;b.png"],
+)
+@on_a_loop
+async def test_what_the_answer_says_leads_back_to_the_same_bytes(tmp_path: Path, name: str) -> None:
+    content = picture(colour="red")
+    async with serving(tmp_path, workers=0) as served:
+        told = await send(served, form(content, name, subfolder="a b/ü"))
+        where = {"filename": told["name"], "subfolder": told["subfolder"], "type": told["type"]}
+        async with served.client.get("/view", params=where) as response:
+            assert response.status == 200
+            assert await response.read() == content
+
+
 @on_a_loop
 async def test_it_goes_where_the_form_says_whichever_field_is_first(tmp_path: Path) -> None:
     async with serving(tmp_path, workers=0) as served:

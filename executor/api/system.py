@@ -48,7 +48,7 @@ def _device(seat: Seat) -> dict[str, Any]:
     total = device.total_bytes if device else 0
     return {
         "name": f"{seat.name} {device.name}" if device and device.type == "cuda" else seat.name,
-        "type": device.type if device else "unknown",
+        "type": device.type if device else seat.name.split(":")[0].split(" ")[0],
         "index": device.index if device else None,
         "vram_total": total,
         "vram_free": free if seat.figures else total,
