@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Server:
 
 
 @contextmanager
-def running_server(base: Path, **settings: Any) -> Iterator[Server]:
+def running_server(base: Path, **settings: Any) -> Generator[Server]:
     """A server that answers, until the end of the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,6 +105,14 @@ class Page:
         element = self.one(selector)
         element.clear()
         element.send_keys(text)
+
+    def chord(self, key: str) -> None:
+        """Press a key while Control is held."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        keys = ActionChains(self.driver).key_down(Keys.CONTROL).send_keys(key)
+        keys.key_up(Keys.CONTROL).perform()
 
     def text(self, selector: str) -> str:
         return self.one(selector).text

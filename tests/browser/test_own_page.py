@@ -281,7 +281,5 @@ def test_the_keyboard_suffices(page):
     tab_to(field("KSampler", "steps"))
     page.driver.switch_to.active_element.clear()
     page.driver.switch_to.active_element.send_keys(str(STEPS))
-    ActionChains(page.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
-        Keys.CONTROL
-    ).perform()
+    page.chord(Keys.ENTER)
     done(page)
