@@ -140,6 +140,7 @@ async def received(request: web.Request) -> AsyncGenerator[Form]:
         await asyncio.to_thread(temp.mkdir, parents=True, exist_ok=True)
         try:
             await _read(request, form)
+        # aiohttp's reader raises each of these on one kind of damage or another.
         except (ValueError, AssertionError, LookupError, RuntimeError, HttpProcessingError) as bad:
             raise Refusal(400, "bad_form", f"the form is damaged: {str(bad)[:200]}") from bad
         if not form.filename:
