@@ -103,6 +103,24 @@ async def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
 
 
 @on_a_loop
+async def test_only_what_would_be_missed_waits_for_the_disk(path: Path) -> None:
+    def level(connection: sqlite3.Connection) -> int:
+        return connection.execute("PRAGMA synchronous").fetchone()[0]
+
+    async with open_ledger(path) as ledger:
+        normal, full = 1, 2
+        assert await ledger._writer.do(level) == full
+        assert await ledger._writer.do(level, is_synced=False) == normal
+        gate = Event()
+        busy = asyncio.create_task(ledger._writer.do(lambda _: gate.wait()))
+        unsynced = asyncio.create_task(ledger._writer.do(level, is_synced=False))
+        synced = asyncio.create_task(ledger._writer.do(level))
+        await asyncio.sleep(0)  # all three have asked
+        gate.set()
+        assert await asyncio.gather(busy, unsynced, synced) == [True, full, full]
+
+
+@on_a_loop
 async def test_closing_answers_what_was_asked_before(path: Path) -> None:
     async with open_ledger(path) as ledger:
         asked = [asyncio.create_task(ledger.submit(job())) for _ in range(300)]

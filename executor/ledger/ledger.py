@@ -1,7 +1,7 @@
 """The ledger as the front process uses it: every method is a coroutine, and none blocks the loop.
 
-What a method that changes something has answered is on the disk. One process holds a ledger at a
-time. ``owner`` narrows to one owner's jobs; None is everybody's.
+What a method that changes something has answered is on the disk, unless it says otherwise. One
+process holds a ledger at a time. ``owner`` narrows to one owner's jobs; None is everybody's.
 """
 
 import json
@@ -91,12 +91,22 @@ class Ledger:
         return await self._writer.do(lambda to: queue.submit(to, new, self._now_ms()))
 
     async def take(self, limit: int = 1) -> tuple[TakenJob, ...]:
-        """The next jobs, which run from now on, each under a new attempt."""
-        return await self._writer.do(lambda to: queue.take(to, limit, self._now_ms()))
+        """The next jobs, which run from now on, each under a new attempt.
+
+        After a power cut they may be queued again, which is where they would be put then anyway.
+        """
+        return await self._writer.do(
+            lambda to: queue.take(to, limit, self._now_ms()), is_synced=False
+        )
 
     async def assign(self, job_id: str, attempt: int, worker: str) -> bool:
-        """Note which worker a running job was given to; False if that attempt is not running."""
-        return await self._writer.do(lambda to: queue.assign(to, job_id, attempt, worker))
+        """Note which worker a running job was given to; False if that attempt is not running.
+
+        After a power cut no job runs, and nobody asks.
+        """
+        return await self._writer.do(
+            lambda to: queue.assign(to, job_id, attempt, worker), is_synced=False
+        )
 
     async def requeue(self, job_id: str, attempt: int, *, has_died: bool) -> Requeued | None:
         """Put a running job back in its old place; ``has_died`` if its worker is dead.

@@ -2,7 +2,7 @@
 
 It takes all operations that wait, runs them in one transaction, each in a savepoint so that one
 that fails undoes nothing of its neighbours', commits once, and only then answers: what was
-answered is on the disk. A disk that syncs a hundred times a second thus serves thousands of
+answered is on the disk, if it matters to anybody of the group that it is. A disk that syncs a hundred times a second thus serves thousands of
 submissions. A commit that fails fails for everybody in it.
 """
 
@@ -31,6 +31,7 @@ class _Asked:
 
     run: Callable[[sqlite3.Connection], Any]
     answer: "asyncio.Future[Any]"
+    is_synced: bool
     result: Any = None
     error: Exception | None = None
 
@@ -42,19 +43,22 @@ class Writer:
         self._connection, self._path = connection, path
         self._loop = asyncio.get_running_loop()
         self._waiting: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._is_open = True
+        self._is_open = self._is_syncing = True
         self._thread = Thread(target=self._work, name="ledger writer", daemon=True)
         self._thread.start()
 
-    async def do(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def do(
+        self, operation: Callable[[sqlite3.Connection], T], *, is_synced: bool = True
+    ) -> T:
         """What the operation gives, once it is committed.
 
+        Without ``is_synced`` a power cut may still undo it, until something later is synced.
         Raises what it raises, and LedgerError if nothing could be written. A caller that is
         cancelled before its turn comes has asked for nothing.
         """
         if not self._is_open:
             raise LedgerError(f"ledger {self._path}: it is closed")
-        asked = _Asked(operation, self._loop.create_future())
+        asked = _Asked(operation, self._loop.create_future(), is_synced)
         self._waiting.put(asked)
         with explained(self._path):
             return await asked.answer
@@ -70,6 +74,7 @@ class Writer:
         while (first := self._waiting.get()) is not None:
             group, is_last = self._group(first)
             try:
+                self._sync(any(asked.is_synced for asked in group))
                 with transaction(self._connection):
                     for asked in group:
                         self._run(asked)
@@ -79,6 +84,13 @@ class Writer:
             self._loop.call_soon_threadsafe(_answer, group)
             if is_last:
                 return
+
+    def _sync(self, is_synced: bool) -> None:
+        """Have the next commits wait for the disk, or not."""
+        if is_synced != self._is_syncing:
+            level = "FULL" if is_synced else "NORMAL"
+            self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._is_syncing = is_synced
 
     def _group(self, first: _Asked) -> tuple[list[_Asked], bool]:
         """What waits right now, and whether the writer was told to end behind it."""
