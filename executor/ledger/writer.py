@@ -2,8 +2,8 @@
 
 It takes all operations that wait, runs them in one transaction, each in a savepoint so that one
 that fails undoes nothing of its neighbours', commits once, and only then answers: what was
-answered is on the disk, if it matters to anybody of the group that it is. A disk that syncs a hundred times a second thus serves thousands of
-submissions. A commit that fails fails for everybody in it.
+answered is on the disk, if it matters to any of the group that it is. A disk that syncs a hundred
+times a second thus serves thousands of submissions. A commit that fails fails for everybody in it.
 """
 
 import asyncio
