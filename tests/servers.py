@@ -1,7 +1,7 @@
 """A whole server in the test's process: the real application, ledger, dispatcher and worker.
 
 The worker is the real one too, at the other end of a real pair of sockets, but a thread: a process
-would import torch for seconds. Nodes are ``toy_nodes``, and two that wait for the test.
+would import torch for seconds. Nodes are ``toy_nodes``, and one that waits for the test.
 """
 
 import asyncio

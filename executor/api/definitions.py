@@ -74,7 +74,7 @@ def definition(
     """What clients are told of a class under one of its names."""
     inputs: dict[str, dict[str, Any]] = {"required": {}, "optional": {}, "hidden": {}}
     for item in cls.inputs().values():
-        inputs[_section(item)][item.name] = _input(item, names)
+        inputs[_section(item)][item.name] = input_definition(item, names)
     outputs = cls.outputs()
     return {
         "input": inputs,
@@ -106,7 +106,7 @@ def _section(item: Input) -> str:
     return "required" if item.is_required or item.default is not None else "optional"
 
 
-def _input(item: Input, names: Names) -> list[Any]:
+def input_definition(item: Input, names: Names) -> list[Any]:
     """An input's type, or the values of a combo, and its options."""
     options = dict(item.options)
     if item.default is not None:

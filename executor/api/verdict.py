@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from executor.api.definitions import input_definition
 from executor.api.refusal import Refusal
 from executor.api.replies import json_text
 from executor.errors import Kind, Problem
-from executor.node import Input, Node, NodeId
+from executor.node import Node, NodeId
 
 MOST_NODES = 100
 """Nodes whose errors are told one by one; a reader of more has enough to do with these."""
@@ -84,7 +85,8 @@ def _error(problem: Problem) -> dict[str, Any]:
         extra["input_name"] = problem.input
         extra["received_value"] = _shown(problem.received)
         if known is not None:
-            extra["input_config"] = _config(known)
+            # Without the files of a folder: the disk is not walked for each mistake.
+            extra["input_config"] = input_definition(known, lambda folder: ())
     return {
         "type": str(problem.kind),
         "message": TITLES[problem.kind],
@@ -97,14 +99,6 @@ def _shown(value: Any) -> Any:
     """A received value, unless it is long."""
     text = json_text(value)
     return value if len(text) <= MOST_SHOWN_CHARS else text[:MOST_SHOWN_CHARS] + "…"
-
-
-def _config(known: Input) -> list[Any]:
-    """What an input takes: its type or its choices, and its limits."""
-    limits = {"default": known.default, "min": known.at_least, "max": known.at_most}
-    choices = None if known.choices is None else list(known.choices)
-    told = {name: value for name, value in limits.items() if value is not None}
-    return [known.wire if choices is None else choices, told]
 
 
 def _users(prompt: Any) -> dict[NodeId, list[NodeId]]:
