@@ -180,6 +180,14 @@ async def heard_until(ws: ClientWebSocketResponse, type: str, **data: Any) -> li
             return told
 
 
+class RealServer(TestServer):
+    """As ``server.py`` runs it: what a client asked for is done even if the client goes."""
+
+    async def _make_runner(self, **kwargs: Any) -> web.AppRunner:
+        kwargs["handler_cancellation"] = False
+        return web.AppRunner(self.app, **kwargs)
+
+
 @asynccontextmanager
 async def serving(
     base: Path,
@@ -206,7 +214,7 @@ async def serving(
         await ledger.recover()
         dispatcher = Dispatcher(ledger, folders, {f"cpu:{i}": spawn for i in range(workers)})
         app = create_app(chosen, folders, ledger, dispatcher, plugins)
-        async with TestClient(TestServer(app)) as client:
+        async with TestClient(RealServer(app)) as client:
             dispatcher.start()
             dispatcher.wake()
             try:

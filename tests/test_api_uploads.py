@@ -327,28 +327,37 @@ async def test_a_body_without_end_is_refused_before_it_has_come(tmp_path: Path) 
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/upload/image", "multipart/form-data; boundary=x"),
+        ("/userdata/x.json", "text/plain"),
+        ("/prompt", "application/json"),
+    ],
+)
 @on_a_loop
-async def test_a_client_that_goes_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_goes_in_the_middle_leaves_nothing_and_is_no_fault(
+    tmp_path: Path, path: str, content_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
     request = (
-        b"POST /upload/image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n"
-        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(1000)
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n"
+        f"Content-Type: {content_type}\r\n\r\n"
     )
+
+    async def is_told() -> bool:
+        return any(path in record.getMessage() for record in caplog.records)
+
     async with serving(tmp_path, workers=0) as served:
-        _, writer = await asyncio.open_connection("127.0.0.1", served.client.port)
-        writer.write(request)
-        await writer.drain()
-
-        async def is_there() -> bool:
-            return bool(left(tmp_path))
-
-        await served.until(is_there)
-        writer.close()
-
-        async def is_gone() -> bool:
-            return not left(tmp_path)
-
-        await served.until(is_gone)
+        with caplog.at_level("INFO", "executor.api"):
+            _, writer = await asyncio.open_connection("127.0.0.1", served.client.port)
+            writer.write(request.encode() + head + bytes(1000))
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+            await served.until(is_told)
+    assert left(tmp_path) == []
+    assert all(record.levelname == "INFO" for record in caplog.records)
 
 
 def mask(size: tuple[int, int] = (8, 6), alpha: int = 77) -> bytes:

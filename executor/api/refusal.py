@@ -75,6 +75,8 @@ def refusal_of(error: Exception, request: web.Request) -> Refusal:
             return Refusal(400, "bad_request", words, headers={"Connection": "close"})
         case web.HTTPException():
             return Refusal(error.status, "bad_request", error.text or error.reason)
+        case ConnectionError() if request.transport is None:
+            return Refusal(400, "client_gone", f"{what}: the client went before all of it had come")
         case JobExists():
             return Refusal(409, "job_exists", str(error))
         case JobRefused():
