@@ -114,6 +114,13 @@ class Page:
         keys = ActionChains(self.driver).key_down(Keys.CONTROL).send_keys(key)
         keys.key_up(Keys.CONTROL).perform()
 
+    def drag(self, selector: str, right_px: int) -> None:
+        """Drag the pointer from the middle of an element to the right."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        pointer = ActionChains(self.driver).move_to_element(self.one(selector)).click_and_hold()
+        pointer.move_by_offset(right_px, 0).move_by_offset(-right_px, 0).release().perform()
+
     def text(self, selector: str) -> str:
         return self.one(selector).text
 

@@ -190,6 +190,44 @@ def test_a_hole_is_filled(frontend):
     assert frontend.picture()[0] > 0
 
 
+def test_a_mask_is_painted_in_its_editor(frontend):
+    """What is painted becomes the picture's transparency, which is where a hole is filled."""
+    frontend.load(ROOT / "workflows" / "inpaint.json")
+    frontend.change("KSampler", "steps", 4)
+    frontend.change("LoadImage", "image", "red_circle.png")
+    frontend.run(NODE + "node.widgets[0].callback(node.widgets[0].value)", "LoadImage")
+    shown = NODE + "return node.imgs?.[0]?.src.includes('red_circle') && node.imgs[0].naturalWidth"
+    frontend.until(lambda: frontend.run(shown, "LoadImage"), "the node shows the picture")
+    frontend.run(NODE + "app.canvas.selectNode(node)", "LoadImage")
+    frontend.run("app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
+    canvas = '[role="dialog"] canvas' if frontend.version == NEWEST else "#maskCanvas"
+    painted = """return [...document.querySelectorAll(arguments[0])].slice(-2).some((canvas) =>
+        canvas.width === 128
+        && canvas.getContext("2d")?.getImageData(64, 64, 1, 1).data[3] > 128)"""
+
+    def paint() -> bool:  # again, if the editor was not ready yet
+        frontend.drag(canvas, 60)
+        return frontend.run(painted, canvas)
+
+    frontend.until(paint, "the picture is painted on")
+    save = (
+        "//button[normalize-space()='Save'][ancestor::*[@role='dialog' or contains(@id, 'mask')]]"
+    )
+    frontend.driver.find_element("xpath", save).click()
+    frontend.until(
+        lambda: "clipspace" in frontend.widget("LoadImage", "image"), "the node has the painting"
+    )
+    frontend.queue()
+    frontend.done()
+    assert frontend.picture() == [128, 128]
+    name = frontend.widget("LoadImage", "image").removesuffix(" [input]")
+    with Image.open(frontend.server.base / "input" / name) as saved:
+        alpha = saved.convert("RGBA").getchannel("A")
+    assert alpha.size == (128, 128)
+    assert alpha.getpixel((64, 64)) < 128  # the brush of 1.27.10 is not quite opaque
+    assert alpha.getpixel((2, 2)) == 255
+
+
 def test_a_workflow_is_saved_and_found_again(frontend):
     frontend.load(ROOT / "workflows" / "text_to_image.json")
     frontend.change("KSampler", "steps", 17)
@@ -209,13 +247,13 @@ def test_a_workflow_is_saved_and_found_again(frontend):
             return False
 
     frontend.until(kept, "the server has the workflow")
-    frontend.reload()
-    frontend.run("app.graph.clear()")
+    frontend.begin()  # the browser remembers nothing
+    assert frontend.widget("KSampler", "steps") != 17
     frontend.press('button[aria-label="Workflows (w)"]')
-    named = f"//*[contains(@class, 'side')]//*[text()='mine {frontend.version}']"
-    frontend.until(lambda: frontend.driver.find_elements("xpath", named), "it is listed")[
-        -1
-    ].click()
+    label = f"mine {frontend.version}" + ("" if frontend.version == NEWEST else ".json")
+    named = f"//*[contains(@class, 'side-bar')]//span[text()='{label}']"
+    found = frontend.until(lambda: frontend.driver.find_elements("xpath", named), "it is listed")
+    found[-1].click()
     frontend.until(lambda: frontend.widget("KSampler", "steps") == 17, "it is open")
 
 
@@ -226,14 +264,14 @@ def test_a_picture_brings_its_graph(frontend):
 
 
 def test_settings_stay(frontend):
-    setting = "Comfy.Validation.NodeDefs"
-    frontend.run("app.extensionManager.setting.set(arguments[0], true)", setting)
-    frontend.until(lambda: frontend.get("/api/settings").get(setting) is True, "it is kept")
-    frontend.reload()
-    assert frontend.run("return app.extensionManager.setting.get(arguments[0])", setting) is True
-    # The frontend now checks all that it is told of our nodes, by its own scheme.
-    assert not [line for line in frontend.complaints() if "Invalid node definition" in line]
-    frontend.post("/api/settings", {setting: False})
+    setting = "Comfy.Graph.CanvasInfo"
+    before = frontend.run("return app.extensionManager.setting.get(arguments[0])", setting)
+    frontend.run("app.extensionManager.setting.set(...arguments)", setting, not before)
+    frontend.until(
+        lambda: frontend.get("/api/settings").get(setting) is not before, "the server keeps it"
+    )
+    frontend.begin()
+    assert frontend.run("return app.extensionManager.setting.get(arguments[0])", setting) != before
 
 
 def test_a_wrong_input_is_told(frontend):
