@@ -18,11 +18,13 @@ from aiohttp import web
 
 import nodes
 from executor.api.app import create_app
+from executor.api.job_log import given_up
 from executor.cli.serve_arguments import add_serve_arguments, settings_of
 from executor.dispatch import Dispatcher, Spawn
 from executor.errors import SettingsError
 from executor.fabric.local import LocalWorker, gpus
 from executor.ledger import Ledger, open_ledger
+from executor.logs import log_to
 from executor.paths import Folders
 from executor.plugins import load_plugins
 from executor.settings import Settings
@@ -91,7 +93,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> None:
 async def _keep_house(ledger: Ledger, settings: Settings) -> None:
     """Time out what waits for too long, and forget what the history is not to keep."""
     for second in count():
-        await ledger.expire()
+        given_up(await ledger.expire())
         if second % RETAIN_EVERY_S == 0:
             await ledger.retain(settings.history_jobs, settings.history_days)
         await asyncio.sleep(1)
@@ -108,9 +110,7 @@ async def _told_to_stop() -> None:
 def run(arguments: Namespace) -> None:
     """Serve as the arguments say. Raises SettingsError where that cannot be."""
     settings = settings_of(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to(format=settings.log_format)
     asyncio.run(serve(settings))
 
 

@@ -31,6 +31,7 @@ from executor.fabric.messages import (
 )
 from executor.graph import check
 from executor.ledger import EventKind, JobEvent, JobFile, Ledger, State, TakenJob
+from executor.logs import about
 from executor.paths import Folders
 from executor.previews import method_of
 
@@ -99,6 +100,7 @@ class Seat:
     figures: Figures | None = None
     running: dict[JobId, Running] = field(default_factory=dict[JobId, Running])
     keys: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+    restarts: int = 0  # workers that died here and were replaced
 
     @property
     def room(self) -> int:
@@ -263,14 +265,18 @@ class Dispatcher:
         while not self._is_closing:
             began = monotonic()
             worker = seat.worker = await seat.spawn()
+            log.info("worker started", extra=about(worker=seat.name))
             async for message in worker.messages():
                 self._hear(seat, message)
             code = await worker.ended()
             seat.worker = seat.ready = None
             seat.keys.clear()
             if self._is_closing and not seat.running:
+                log.info("worker ended", extra=about(worker=seat.name))
                 return
-            log.error("worker %s ended with code %d; starting another", seat.name, code)
+            seat.restarts += 1
+            words = "worker ended with code %d; starting another"
+            log.error(words, code, extra=about(worker=seat.name))
             for job in list(seat.running.values()):
                 await self._lost(seat, job, code)
             if self._is_closing:
@@ -284,10 +290,12 @@ class Dispatcher:
         kept = self._spawn_task(self._try_again(job))
         self._tell(job, Ended(job.id, Outcome.FAILED), kept)
         if given_up := await kept:
-            log.error("job %s lost its worker (code %d) again and is given up", job.id, code)
+            words = "job lost its worker (code %d) again and is given up"
+            log.error(words, code, extra=about(job=job.id, worker=seat.name))
             job.error = json.loads(given_up.data)["error"]
         else:
-            log.warning("job %s lost its worker (code %d) and is queued again", job.id, code)
+            words = "job lost its worker (code %d) and is queued again"
+            log.warning(words, code, extra=about(job=job.id, worker=seat.name))
         self.wake()
 
     async def _try_again(self, job: Running) -> JobEvent | None:
@@ -300,6 +308,8 @@ class Dispatcher:
         match message:
             case Ready():
                 seat.ready = message
+                extra = about(worker=seat.name, jobs=message.capacity)
+                log.info("worker ready, and takes so many jobs at a time", extra=extra)
                 self.wake()
             case Figures():
                 seat.figures = message

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from executor.errors import SettingsError, nearest
+from executor.logs import LogFormat
 
 PREFIX = "WEFT_"
 FILE = "weft.toml"
@@ -141,6 +142,11 @@ class Settings(BaseModel):
     )
     history_days: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="For how many days the history keeps them. By default for ever."
+    )
+    log_format: LogFormat = Field(
+        default="text",
+        description="How the server writes its log: text for people, json for machines, an object "
+        "a line.",
     )
 
     @classmethod

@@ -435,8 +435,8 @@ async def test_the_log_has_a_line_for_each_request_and_its_job(tmp_path, caplog)
     async with serving(tmp_path) as server:
         job_id = await server.submit(sink(), prompt_id="job-7")
         await server.get(f"/history/{job_id}%0Aforged?key=secret")
-    lines = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("POST /prompt 200") and "job='job-7'" in line for line in lines)
+    submitted = [r for r in caplog.records if r.getMessage().startswith("POST /prompt 200")]
+    assert [record.__dict__["about"] for record in submitted] == [{"job": "job-7"}]
     assert not any("\n" in line or "secret" in line for line in lines)
 
 

@@ -23,6 +23,7 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         *("--user-directory", "u", "--extra-model-paths-config", "a.yaml", "b.yaml"),
         *("--extra-model-paths-config", "c.yaml", "--front-end-root", "web", "--cpu"),
         *("--preview-method", "taesd", "--disable-all-custom-nodes", "--force-fp16"),
+        *("--log-format", "json"),
     )
     assert chosen == Settings(
         listen="::1",
@@ -38,6 +39,7 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         preview_method="taesd",
         custom_nodes=False,
         dtype="float16",
+        log_format="json",
     )
 
 

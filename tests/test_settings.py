@@ -35,6 +35,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_PREVIEW_METHOD": "taesd",
         "WEFT_HISTORY_JOBS": "50",
         "WEFT_HISTORY_DAYS": "0.5",
+        "WEFT_LOG_FORMAT": "json",
     }
     assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     assert Settings.from_environment(environ) == Settings(
@@ -61,6 +62,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         preview_method="taesd",
         history_jobs=50,
         history_days=0.5,
+        log_format="json",
     )
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from executor.api.keys import JOB_ID
-from executor.ledger.records import shortened
+from executor.logs import about
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -21,13 +21,12 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
     began = perf_counter()
     response = await handler(request)
     if log.isEnabledFor(logging.INFO):
-        job_id = request.get(JOB_ID)
         log.info(
-            "%s %s %d %.1f ms%s",
+            "%s %s %d %.1f ms",
             request.method,
             request.rel_url.raw_path[:200],  # without the query, where keys may be
             response.status,
             (perf_counter() - began) * 1000,
-            f" job={shortened(job_id)}" if job_id else "",
+            extra=about(job=request.get(JOB_ID, "")),
         )
     return response

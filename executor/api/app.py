@@ -17,11 +17,15 @@ from executor.api import (
     features,
     files,
     frontend,
+    health,
     history,
     interrupt,
+    job_log,
     jobs,
     log_entries,
+    metrics,
     model_files,
+    openapi,
     preferences,
     prompts,
     queue,
@@ -64,11 +68,14 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     features.routes,
     files.routes,
     frontend.routes,
+    health.routes,
     history.routes,
     interrupt.routes,
     jobs.routes,
     log_entries.routes,
+    metrics.routes,
     model_files.routes,
+    openapi.routes,
     preferences.routes,
     prompts.routes,
     queue.routes,
@@ -90,7 +97,7 @@ def create_app(
 ) -> web.Application:
     """The application; whoever made the ledger and the dispatcher starts and closes them."""
     app = web.Application(
-        middlewares=[log_requests, answer_errors, only_own_pages],
+        middlewares=[log_requests, metrics.count_requests, answer_errors, only_own_pages],
         client_max_size=MAX_BODY_BYTES,
     )
     app[SETTINGS], app[FOLDERS] = settings, folders
@@ -99,16 +106,20 @@ def create_app(
     shows_all = settings.preview_method != "none"
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
     app[DECODING], app[PLUGINS] = Decoding(), plugins
+    app[metrics.METRICS] = metrics.Metrics()
     app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
     app[log_entries.LOG_ENTRIES] = log_entries.LogEntries()
     app[preferences.PREFERENCES] = preferences.Preferences(folders.user / userdata.USER)
     app[frontend.FRONTEND] = frontend.find_frontend(settings.front_end_root)
     app.cleanup_ctx.append(log_entries.keeping)
+    app.cleanup_ctx.append(job_log.watching)
+    app.cleanup_ctx.append(metrics.watching)
     app.cleanup_ctx.append(_narrating)
     app.on_shutdown.append(_say_goodbye)
     for routes in FEATURES:
         app.router.add_routes([*routes, *map(_under_api, routes)])
     app.router.add_routes(frontend.page_routes)
+    app[openapi.DOCUMENT] = openapi.document(app.router)
     return app
 
 

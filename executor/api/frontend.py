@@ -122,6 +122,7 @@ def _always(value: Any) -> Any:
     """A handler that answers with the same thing each time."""
 
     async def answer(request: web.Request) -> web.Response:
+        """Something that the official frontend asks for, and of which there is nothing here."""
         return json_reply(value)
 
     return answer

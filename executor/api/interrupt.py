@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import web
 
+from executor.api import job_log
 from executor.api.body import flag, object_body, text
 from executor.api.keys import DISPATCHER, JOB_ID, LEDGER, NARRATOR
 from executor.api.refusal import Refusal
@@ -57,6 +58,7 @@ async def stop(app: web.Application, job_id: JobId) -> bool:
     """End a job, whether it waits or runs. False if it is over, or was never there."""
     for _ in range(TRIES):
         if events := await app[LEDGER].cancel([job_id]):
+            job_log.given_up(events)
             app[NARRATOR].cancelled(events)
             return True
         if await app[DISPATCHER].interrupt(job_id):

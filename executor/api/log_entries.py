@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from executor.api.replies import json_reply
+from executor.logs import TextLines
 
 LOGGERS = ("executor", "weft")
 MOST_LINES = 500
@@ -20,7 +21,7 @@ class LogEntries(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(TextLines("%(levelname)s %(name)s: %(message)s"))
         self.lines: deque[dict[str, Any]] = deque(maxlen=MOST_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import web
 
+from executor.api import job_log
 from executor.api.body import object_body
 from executor.api.keys import CHECKING, DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
 from executor.api.replies import json_reply
@@ -29,6 +30,7 @@ async def submit(request: web.Request) -> web.Response:
     accepted = await app[LEDGER].submit(job.new)
     request[JOB_ID] = accepted.id
     if not accepted.is_repeat:
+        job_log.submitted(accepted.id, client_id=job.new.client_id)
         app[DISPATCHER].wake()
         app[NARRATOR].queue_changed()
     return json_reply(

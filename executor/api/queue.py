@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from executor.api import job_log
 from executor.api.body import flag, object_body, texts, whole_number
 from executor.api.keys import LEDGER, NARRATOR
 from executor.api.replies import json_text, text_reply
@@ -34,10 +35,12 @@ async def change_queue(request: web.Request) -> web.Response:
     ids = texts(body, "delete")
     if flag(body, "clear"):
         before = await ledger.newest_seq()
-        await ledger.clear_queue()
+        job_log.cleared(await ledger.clear_queue())
         await narrator.queue_cleared(before)
     elif ids:
-        narrator.cancelled(await ledger.cancel(ids))
+        events = await ledger.cancel(ids)
+        job_log.given_up(events)
+        narrator.cancelled(events)
     return web.Response()
 
 

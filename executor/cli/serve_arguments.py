@@ -86,6 +86,11 @@ def add_serve_arguments(parser: ArgumentParser) -> None:
         help="none, auto, latent2rgb or taesd: how to show pictures in the making to clients that "
         "do not say; by default none",
     )
+    add(
+        "--log-format",
+        metavar="FORMAT",
+        help="text or json: how to write the log, to stderr; by default text",
+    )
     for name in PASSED_OVER:
         add(name, dest="passed_over", action="append_const", const=name, help=SUPPRESS)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from executor.fabric.messages import LENGTH, FromWorker, Hello, ToWorker, framed, unframed
+from executor.fabric.output import WorkerOutput
 from executor.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +32,10 @@ class LocalWorker:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        output: WorkerOutput | None = None,
     ) -> None:
         self._process, self._reader, self._writer = process, reader, writer
+        self._output = output
 
     @classmethod
     async def start(
@@ -44,16 +47,20 @@ class LocalWorker:
         environment = os.environ | {"PYTHONPATH": path}
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
-        with theirs:
+        environment["PYTHONUNBUFFERED"] = "1"  # so that what is printed is logged when it is
+        output = WorkerOutput(settings.device)
+        with theirs, await output.open() as writing:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "executor.worker", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
                 start_new_session=True,  # an interrupt at the terminal is the front's to handle
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        worker = cls(process, reader, writer)
+        worker = cls(process, reader, writer, output)
         writer.write(framed(Hello(settings, modules)))
         return worker
 
@@ -80,6 +87,8 @@ class LocalWorker:
     async def ended(self) -> int:
         """Wait for the process' end; its exit code, negative for a signal."""
         code = await self._process.wait()
+        if self._output:
+            await self._output.close()
         self._writer.close()
         return code
 

@@ -51,7 +51,8 @@ HEAD = """
 TAKE = """
     UPDATE jobs SET state = 'running', attempt = attempt + 1, started_ms = :now_ms
     WHERE job = :job
-    RETURNING id, attempt, number + 0.0 AS number, client_id, owner, timeout_ms
+    RETURNING id, attempt, number + 0.0 AS number, client_id, owner, timeout_ms, created_ms,
+        started_ms
 """
 
 # Which worker has it is known a moment after it was taken: that depends on what it needs.

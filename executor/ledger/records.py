@@ -151,6 +151,9 @@ class TakenJob:
     client_id: str
     owner: str
     timeout_ms: int | None
+    created_ms: int
+    started_ms: int
+    """When it was taken, under this attempt."""
     body: JobBody
 
 
