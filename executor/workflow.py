@@ -33,9 +33,8 @@ from typing import (
 from pydantic import ValidationError
 
 from executor.context import Context
-from executor.errors import FileError, Kind, Problem, WorkflowError, nearest
+from executor.errors import Kind, Problem, WorkflowError, nearest
 from executor.node import Input, Link, Node, NodeId
-from executor.png_text import read_workflow
 from executor.steps import Eval
 
 if TYPE_CHECKING:
@@ -70,17 +69,14 @@ class Workflow:
     def load(cls, path: str | Path) -> Self:
         """Read a workflow from a JSON file, or from a PNG that carries one.
 
-        Raises FileError, WorkflowError.
+        What ComfyUI's editor has drawn is converted. Raises FileError, WorkflowError.
         """
-        path = Path(path)
-        try:
-            if path.suffix.lower() == ".png":
-                prompt = read_workflow(path).prompt
-            else:
-                prompt = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileError(f"{path}: not a workflow file ({error})") from error
-        return cls(_specs(prompt))
+        from executor.workflow_file import read
+
+        file = read(Path(path))
+        if file.problems:
+            raise WorkflowError(file.problems)
+        return cls(_specs(file.prompt))
 
     def save(self, path: str | Path) -> None:
         """Write the workflow to a JSON file."""

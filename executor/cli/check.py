@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from executor import graph
-from executor.cli import Exit, workflow_file
+from executor import graph, workflow_file
+from executor.cli import Exit
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.errors import WorkflowError
 from executor.paths import Folders

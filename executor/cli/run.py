@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from executor.cli import Exit, workflow_file
+from executor import workflow_file
+from executor.cli import Exit
+from executor.cli.changes import changed
 from executor.cli.progress import Bars
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.context import SavedFile
@@ -34,7 +36,7 @@ def run(
         raise PathError(f"-o {output} is a file; give a folder")
     workspace = Workspace(Settings.from_environment(**given))
     file = workflow_file.read(path, seed)
-    prompt, problems = workflow_file.changed(file.prompt, changes, seed)
+    prompt, problems = changed(file.prompt, changes, seed)
     checked = check(prompt, workspace.folders)
     problems += file.besides(checked.problems)
     if problems or checked.graph is None:
