@@ -333,7 +333,7 @@ def in_words(wanted: Input, details: "ErrorDetails") -> tuple[Kind, str]:
     match details["type"]:
         case "missing":
             what = (
-                f"a link to a {wanted.wire}"
+                f"a link to {_article(wanted.wire)}"
                 if wanted.port
                 else _WORDS.get(wanted.wire, wanted.wire)
             )
@@ -344,6 +344,8 @@ def in_words(wanted: Input, details: "ErrorDetails") -> tuple[Kind, str]:
             return Kind.TOO_LARGE, f"{name} must be ≤ {wanted.at_most}, got {got}"
         case "finite_number":
             return Kind.INVALID_TYPE, f"{name} must be a finite number, got {got}"
+        case "no_text":  # and shown to nobody, since it cannot be written
+            return Kind.INVALID_VALUE, f"{name} holds half a character (a lone surrogate)"
         case "literal_error":
             choices = [str(choice) for choice in wanted.choices or ()]
             hint = nearest(str(details["input"]), choices)

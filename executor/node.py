@@ -130,13 +130,18 @@ class Node(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _check(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Let links stand where values will be; ``true`` is no number, whatever Python says."""
+        """Let links stand where values will be.
+
+        ``true`` is no number and half a character no text, whatever Python says.
+        """
         if type(value) is Link:
             return value
         if isinstance(value, bool) and cls.inputs()[info.field_name or ""].wire != "BOOLEAN":
             raise PydanticCustomError(
                 "no_boolean", "got {value}, which is a boolean", {"value": str(value).lower()}
             )
+        if isinstance(value, str) and not _is_text(value):
+            raise PydanticCustomError("no_text", "a text has no halves of characters")
         return handler(value)
 
     def run(self, ctx: "Context") -> Any:
@@ -179,6 +184,15 @@ class Node(BaseModel):
     def description(cls) -> str:
         """The docstring, on one line."""
         return " ".join((cls.__doc__ or "").split())
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written anywhere: JSON may hold half a surrogate pair, UTF-8 may not."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def port_of(annotation: Any) -> Port | None:

@@ -106,7 +106,7 @@ def test_the_editors_graph_is_kept_only_while_it_tells_of_the_same_picture(folde
 
 def test_a_seed_goes_to_every_seed_input() -> None:
     import nodes
-    from executor.cli.workflow_file import changed
+    from executor.cli.changes import changed
 
     assert nodes
     advanced = node("KSamplerAdvanced", steps=4)  # its noise_seed is the default
@@ -117,7 +117,7 @@ def test_a_seed_goes_to_every_seed_input() -> None:
 
 
 def test_a_change_leaves_the_workflow_that_was_read_alone() -> None:
-    from executor.cli.workflow_file import changed
+    from executor.cli.changes import changed
 
     before = sampled()
     after, _ = changed(before, ["3.steps=9"], seed=7)
@@ -248,8 +248,12 @@ def test_a_model_is_described_by_path_or_by_name(
     for wanted in (shipped, "weft-tiny.safetensors"):
         assert main(["models", wanted]) == 0
         assert "Stable Diffusion 1.x" in capsys.readouterr().out
+    (folder / "models" / "checkpoints").mkdir(parents=True)
+    (folder / "models" / "checkpoints" / "old.ckpt").write_bytes(b"\x80\x02}q\x00.")
     for wanted, told in {
         "weft-tinny.safetensors": "did you mean 'weft-tiny.safetensors'",
+        "old.ckpt": "old.ckpt is a pickle",
+        "../old.ckpt": "'..' is never followed",
         written("no model", "a.safetensors"): "a.safetensors",
     }.items():
         assert main(["models", wanted]) == 2

@@ -19,11 +19,15 @@ BAD_WORKFLOWS: dict[str, tuple[Any, list[str]]] = {
     ),
     "a missing input": (
         {**picture(), "2": node("SaveImage", filename_prefix="a")},
-        ["SaveImage (node 2)", "images", "IMAGE"],
+        ["SaveImage (node 2)", "needs images: a link to an IMAGE"],
     ),
     "a fraction for a whole number": (sampled(steps=3.9), ["KSampler (node 3)", "steps", "3.9"]),
     "true for a whole number": (sampled(steps=True), ["KSampler (node 3)", "steps", "true"]),
     "text for a number": (sampled(cfg="high"), ["KSampler (node 3)", "cfg", "high"]),
+    "half a character": (
+        picture() | {"3": node("SaveImage", images=["1", 0], filename_prefix="\ud800")},
+        ["SaveImage (node 3)", "filename_prefix holds half a character"],
+    ),
     "NaN": (sampled(cfg=float("nan")), ["KSampler (node 3)", "cfg", "finite"]),
     "infinity": (sampled(denoise=float("inf")), ["KSampler (node 3)", "denoise"]),
     "too small": (sampled(steps=0), ["KSampler (node 3)", "steps", "≥ 1", "0"]),

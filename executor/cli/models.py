@@ -43,11 +43,11 @@ def _located(wanted: str, folders: Folders) -> Path:
     path = Path(wanted)
     if path.exists():
         return path
-    offered = [(folder, name) for folder in _folders() for name in folders.names(folder)]
-    for folder, name in offered:
-        if name == wanted:
-            return folders.find(folder, name)
-    hint = nearest(wanted, (name for _, name in offered))
+    for folder in _folders():
+        found = folders.find_or_none(folder, wanted)
+        if found is not None:  # of any kind: of a pickle it is said why it is refused
+            return found
+    hint = nearest(wanted, (name for folder in _folders() for name in folders.names(folder)))
     raise PathError(f"there is no file {wanted!r}, here or in the folders of models{hint}")
 
 
