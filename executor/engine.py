@@ -5,14 +5,12 @@ watches; all that happens is told through ``emit``. A failing node harms neither
 does not depend on it.
 """
 
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from executor.cache import Cache, Outputs
-from executor.errors import NodeError
 from executor.events import (
     Cached,
     Ended,
@@ -172,13 +170,7 @@ class Engine:
         self._end_if_over(job)
 
     def _fail(self, job: Job, node_id: NodeId, cause: Exception) -> None:
-        class_type = type(job.graph.nodes[node_id]).__name__
-        failure = Failure(
-            class_type,
-            str(NodeError(node_id, class_type, cause)),
-            type(cause).__name__,
-            tuple(traceback.format_exception(cause)),
-        )
+        failure = Failure.of(node_id, type(job.graph.nodes[node_id]).__name__, cause)
         job.failed(node_id, failure, self.cache)
         self.emit(Failed(job.id, node_id, failure))
         self._end_if_over(job)

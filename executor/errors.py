@@ -12,8 +12,7 @@
     ├── LedgerError          the durable queue cannot be opened, read or written
     ├── JobRefused           a job that cannot be queued as it is
     │   └── JobExists        another job has its id
-    ├── InputError           a value that a node cannot work with, found only when it runs
-    └── NodeError            a node run that failed; ``__cause__`` says why
+    └── InputError           a value that a node cannot work with, found only when it runs
 
 A message says where, what, and what would do. Mistakes in a workflow are values (``Problem``),
 collected and reported together; only broken invariants of our own are ``assert``s.
@@ -116,17 +115,6 @@ class JobExists(JobRefused):
 
 class InputError(WeftError):
     """A value that a node cannot work with, found only when it runs."""
-
-
-class NodeError(WeftError):
-    """A node run failed; ``__cause__`` says why."""
-
-    def __init__(self, node_id: str, class_type: str, cause: BaseException) -> None:
-        detail = str(cause) or type(cause).__name__
-        if not isinstance(cause, WeftError):
-            detail = f"{type(cause).__name__}: {detail}"
-        super().__init__(f"{class_type} (node {node_id}): {detail}")
-        self.node_id, self.class_type = node_id, class_type
 
 
 def nearest(wanted: str, offered: Iterable[str], *, most: int = 3) -> str:

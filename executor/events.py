@@ -4,11 +4,13 @@ The durable ones are ``Started``, ``Cached``, ``Executed``, ``Failed`` and ``End
 ``Progress`` and the like are only of use while somebody watches.
 """
 
+import traceback
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
 from executor.context import SavedFile
+from executor.errors import WeftError
 from executor.node import NodeId
 
 JobId: TypeAlias = str
@@ -72,6 +74,19 @@ class Failure:
     message: str  # with the node's class and id
     exception_type: str
     traceback: tuple[str, ...]
+
+    @classmethod
+    def of(cls, node_id: NodeId, class_type: str, error: Exception) -> "Failure":
+        """Say what went wrong in a node; an error of Weft's own needs no name."""
+        words = str(error) or type(error).__name__
+        if not isinstance(error, WeftError):
+            words = f"{type(error).__name__}: {words}"
+        return cls(
+            class_type,
+            f"{class_type} (node {node_id}): {words}",
+            type(error).__name__,
+            tuple(traceback.format_exception(error)),
+        )
 
     def __str__(self) -> str:
         return self.message

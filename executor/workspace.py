@@ -83,10 +83,9 @@ class Workspace:
         self,
         prompt: Mapping[str, Any] | None = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
-        collect: Callable[[SavedFile], None] | None = None,
     ) -> "NodeContext":
-        """The context of one node run; ``collect`` is told of each file as soon as it is kept."""
-        return NodeContext(self, prompt or {}, extra_pnginfo or {}, collect)
+        """The context of one node run."""
+        return NodeContext(self, prompt or {}, extra_pnginfo or {})
 
 
 class NodeContext:
@@ -97,11 +96,9 @@ class NodeContext:
         workspace: Workspace,
         prompt: Mapping[str, Any],
         extra_pnginfo: Mapping[str, Any],
-        collect: Callable[[SavedFile], None] | None,
     ) -> None:
         self._workspace = workspace
         self._prompt, self._extra_pnginfo = prompt, extra_pnginfo
-        self._collect = collect
         self._files: list[SavedFile] = []
 
     @property
@@ -166,6 +163,4 @@ class NodeContext:
         subfolder = path.parent.relative_to(directory).as_posix()
         saved = SavedFile(path.name, "" if subfolder == "." else subfolder, place, kind)
         self._files.append(saved)
-        if self._collect is not None:
-            self._collect(saved)
         return saved
