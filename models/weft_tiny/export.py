@@ -40,11 +40,11 @@ def split(weights: layout.Weights, part: str) -> layout.Weights:
     return {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
 
 
-def checkpoint(vae_state: Path, denoiser_state: Path) -> layout.Weights:
-    """All the weights under their names in the file."""
+def checkpoint(vae_state: Path, denoiser_state: Path, kept: str) -> layout.Weights:
+    """All the weights under their names in the file; ``kept`` of the denoiser's two sets."""
     vae = torch.load(vae_state, weights_only=True)["average"]
     trained = torch.load(denoiser_state, weights_only=True)
-    unet, text = (split(trained["average"], part) for part in ("unet.", "text."))
+    unet, text = (split(trained[kept], part) for part in ("unet.", "text."))
     name = denoiser.embedding_name(text)
     text[name] = denoiser.all_rows(text[name], trained["known"])
     weights = (
@@ -63,8 +63,12 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="state of train_vae")
     parser.add_argument("denoiser", type=Path, help="state of train")
     parser.add_argument("checkpoint", type=Path, help="where the safetensors file goes")
+    parser.add_argument(
+        "--last", action="store_true", help="the U-Net's last weights, not their average"
+    )
     options = parser.parse_args()
-    weights = checkpoint(options.vae, options.denoiser)
+    kept = "model" if options.last else "average"
+    weights = checkpoint(options.vae, options.denoiser, kept)
     save_file(weights, options.checkpoint, metadata=METADATA)
     count = sum(w.numel() for w in weights.values()) / 1e6
     size = options.checkpoint.stat().st_size / 2**20

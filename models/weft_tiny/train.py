@@ -1,7 +1,8 @@
 """Trains the tiny U-Net and text encoder together, on the latents that encode.py wrote.
 
-The loss is the error of the predicted noise, weighted by min(1 / alpha, 20): much noise counts
-most, because that is where the caption decides. Timesteps are drawn more often where they weigh
+The loss is the error of the predicted noise, weighted by 1 / alpha up to ``--largest-weight``: much
+noise counts most, because that is where the caption decides. Begin with 20; once colours, kinds and
+counts are right, 8 leaves more for the outlines. Timesteps are drawn more often where they weigh
 more, and evenly over a batch (Kingma et al. 2021, "Variational diffusion models", appendix I.1).
 10 % of captions are empty, for guidance; 8 % get words that mean nothing, so that "masterpiece,
 best quality" does no harm.
@@ -45,10 +46,8 @@ logger = logging.getLogger(__name__)
 
 # How often a step is on pictures of a size. A batch has as many latent cells at every size.
 SIDES = {128: 0.76, 192: 0.14, 256: 0.10}
-# The share of recoloured pairs in a batch, and the timesteps at which they are shown.
-PAIR_SHARE = 0.16
+# The timesteps at which recoloured pairs are shown.
 PAIR_TIMESTEPS = (350, 750)
-LARGEST_WEIGHT = 20.0
 # Power of a timestep's weight that goes into its chance; the rest stays in the loss.
 DRAWN_BY_WEIGHT = 0.35
 
@@ -65,6 +64,13 @@ class Plan:
     batch: int
     adam_rate: float
     muon_rate: float
+    largest_weight: float
+    pair_share: float
+    until: int
+
+    @property
+    def last_step(self) -> int:
+        return min(self.steps, self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +130,8 @@ class Timesteps:
     weights: Tensor
 
     @classmethod
-    def of(cls, alphas: Tensor) -> "Timesteps":
-        wanted = (1 / alphas).clamp(max=LARGEST_WEIGHT).double()
+    def of(cls, alphas: Tensor, largest_weight: float) -> "Timesteps":
+        wanted = (1 / alphas).clamp(max=largest_weight).double()
         chances = wanted**DRAWN_BY_WEIGHT
         chances /= chances.sum()
         weights = wanted / chances
@@ -150,12 +156,12 @@ class Batch:
 
 
 def drawn_batch(
-    examples: dict[int, Examples], pairs: Pairs, full_size: int, step: int, rng: torch.Generator
+    examples: dict[int, Examples], pairs: Pairs, plan: Plan, step: int, rng: torch.Generator
 ) -> Batch:
     """Examples of one size; among those of 128 px some recoloured pairs."""
     (side,) = random.Random(step).choices(list(SIDES), weights=list(SIDES.values()))
-    size = full_size * 128**2 // side**2
-    pair_count = round(size * PAIR_SHARE) if side == 128 else 0
+    size = plan.batch * 128**2 // side**2
+    pair_count = round(size * plan.pair_share) if side == 128 else 0
     chosen = torch.randint(len(examples[side].ids), (size - pair_count,), generator=rng)
     latents, ids = examples[side].latents[chosen].float(), examples[side].ids[chosen]
     is_pair = torch.arange(size) >= size - pair_count
@@ -196,13 +202,13 @@ def work(rank: int, plan: Plan) -> None:
     if plan.state.exists():
         learner.resume(plan.state)
     alphas = alphas_cumprod()
-    schedule = Timesteps.of(alphas)
+    schedule = Timesteps.of(alphas, plan.largest_weight)
     quarters = np.zeros((4, 2))  # sum and count of the plain error, by quarter of the timesteps
     since = time.monotonic()
-    while learner.step < plan.steps:
+    while learner.step < plan.last_step:
         step = learner.step
         rng = seeded(step, rank)
-        batch = drawn_batch(examples, pairs, plan.batch, step, rng)
+        batch = drawn_batch(examples, pairs, plan, step, rng)
         ids = blurred(batch.ids, known, random.Random(f"{step} {rank}"))
         timesteps = schedule.draw(len(ids), rng)
         if batch.is_pair.any():
@@ -227,7 +233,7 @@ def work(rank: int, plan: Plan) -> None:
             seconds = (time.monotonic() - since) / 50
             logger.info("%d errors %s, %.2f s a step", learner.step, means, seconds)
             quarters[:], since = 0, time.monotonic()
-        if rank == 0 and (learner.step % 100 == 0 or learner.step == plan.steps):
+        if rank == 0 and (learner.step % 100 == 0 or learner.step == plan.last_step):
             learner.save(plan.state, known=known)
 
 
@@ -241,6 +247,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48, help="128 px pictures a process and step")
     parser.add_argument("--adam-rate", type=float, default=1e-3)
     parser.add_argument("--muon-rate", type=float, default=0.005)
+    parser.add_argument("--largest-weight", type=float, default=8.0, help="of a timestep")
+    parser.add_argument(
+        "--pair-share", type=float, default=0.16, help="recoloured pairs in a batch"
+    )
+    parser.add_argument("--until", type=int, default=10**9, help="stop before the schedule ends")
     plan = Plan(**vars(parser.parse_args()))
     plan.state.parent.mkdir(parents=True, exist_ok=True)
     launch(work, plan.processes, plan)

@@ -45,6 +45,11 @@ class Plan:
     muon_rate: float
     anchor: float
     crops: float
+    until: int
+
+    @property
+    def last_step(self) -> int:
+        return min(self.steps, self.until)
 
 
 def to_unit(pixels: list[np.ndarray]) -> Tensor:
@@ -152,7 +157,7 @@ def work(rank: int, plan: Plan) -> None:
     probe, shown = held_out(32), autoencoder.new_autoencoder().eval()
     recent: list[float] = []
     since = time.monotonic()
-    while learner.step < plan.steps:
+    while learner.step < plan.last_step:
         step = learner.step
         rng = seeded(step, rank)
         loss, l1 = loss_of(vae, old, batch(step, rank, plan), plan, rng)
@@ -162,12 +167,12 @@ def work(rank: int, plan: Plan) -> None:
             seconds = (time.monotonic() - since) / 50
             logger.info("%d L1 %.4f, %.2f s a step", learner.step, np.mean(recent), seconds)
             recent, since = [], time.monotonic()
-        if rank == 0 and (learner.step % 200 == 0 or learner.step == plan.steps):
+        if rank == 0 and (learner.step % 200 == 0 or learner.step == plan.last_step):
             learner.save(plan.state)
             shown.load_state_dict(learner.average)
             logger.info("%d PSNR %.2f dB", learner.step, measured_psnr_db(shown, probe))
             since = time.monotonic()
-    if rank == 0 and not plan.start:
+    if rank == 0 and not plan.start and learner.step == plan.steps:
         autoencoder.whiten(shown, held_out(256))
         learner.average = shown.state_dict()
         learner.save(plan.state)
@@ -183,6 +188,7 @@ def main() -> None:
     parser.add_argument("--muon-rate", type=float, default=0.004)
     parser.add_argument("--anchor", type=float, default=0.1, help="weight of the old latents")
     parser.add_argument("--crops", type=float, default=0.5, help="share of steps on crops")
+    parser.add_argument("--until", type=int, default=10**9, help="stop before the schedule ends")
     plan = Plan(**vars(parser.parse_args()))
     plan.state.parent.mkdir(parents=True, exist_ok=True)
     launch(work, plan.processes, plan)
