@@ -32,15 +32,13 @@ def test_importing_it_loads_no_torch() -> None:
 
 
 def test_a_context_remembers_what_its_node_run_kept(workspace: Workspace, tmp_path: Path) -> None:
-    told: list[SavedFile] = []
     prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 42}}}
-    context = workspace.context(prompt, {"workflow": {}}, told.append)
+    context = workspace.context(prompt, {"workflow": {}})
     first = context.save("%date:yyyy%/%KSampler.seed%_%width%", ".png", write, size=(64, 32))
     second = context.save("x", ".latent", write, kind="latents", is_temporary=True)
     assert first == SavedFile("42_64_00001_.png", "2026", "output", "images")
     assert second == SavedFile("x_00001_.latent", "", "temp", "latents")
     assert context.files == (first, second)
-    assert told == [first, second]
     assert (tmp_path / "output" / "2026" / "42_64_00001_.png").read_bytes() == b"content"
     assert (tmp_path / "temp" / "x_00001_.latent").read_bytes() == b"content"
     assert workspace.context().files == ()
