@@ -308,8 +308,8 @@ class Dispatcher:
         match message:
             case Ready():
                 seat.ready = message
-                extra = about(worker=seat.name, jobs=message.capacity)
-                log.info("worker ready, and takes so many jobs at a time", extra=extra)
+                extra = about(worker=seat.name, capacity=message.capacity)
+                log.info("worker ready", extra=extra)
                 self.wake()
             case Figures():
                 seat.figures = message

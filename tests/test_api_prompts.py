@@ -14,6 +14,7 @@ from servers import sampling, serving, sink, waiting
 
 from executor.api.app import FEATURES
 from executor.ledger import State
+from executor.logs import formatter
 
 pytestmark = pytest.mark.timeout(60)  # the first test of a process loads torch
 
@@ -437,6 +438,7 @@ async def test_the_log_has_a_line_for_each_request_and_its_job(tmp_path, caplog)
         await server.get(f"/history/{job_id}%0Aforged?key=secret")
     submitted = [r for r in caplog.records if r.getMessage().startswith("POST /prompt 200")]
     assert [record.__dict__["about"] for record in submitted] == [{"job": "job-7"}]
+    lines = [formatter("text").format(record) for record in caplog.records]
     assert not any("\n" in line or "secret" in line for line in lines)
 
 

@@ -143,8 +143,8 @@ def test_a_job_is_logged_from_its_submission_to_its_end(tmp_path, caplog):
         ]
     cleared = [r for r in caplog.records if r.getMessage() == "the queue was cleared"]
     assert [r.__dict__["about"] for r in cleared] == [{"jobs": 1}]
-    ready = [r for r in caplog.records if r.getMessage().startswith("worker ready")]
-    assert [r.__dict__["about"] for r in ready] == [{"worker": "cpu:0", "jobs": 1}]
+    ready = [r for r in caplog.records if r.getMessage() == "worker ready"]
+    assert [r.__dict__["about"] for r in ready] == [{"worker": "cpu:0", "capacity": 1}]
 
 
 async def output_of(program: str) -> None:

@@ -10,6 +10,9 @@ from aiohttp import web
 from executor.api.keys import JOB_ID
 from executor.logs import about
 
+OFTEN = frozenset({"/livez", "/readyz", "/metrics"})
+"""What supervisors ask every few seconds; it would fill the log, and is counted anyway."""
+
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
@@ -20,8 +23,11 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
     """Write the line."""
     began = perf_counter()
     response = await handler(request)
-    if log.isEnabledFor(logging.INFO):
-        log.info(
+    is_often = request.path.removeprefix("/api") in OFTEN
+    level = logging.DEBUG if is_often else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(
+            level,
             "%s %s %d %.1f ms",
             request.method,
             request.rel_url.raw_path[:200],  # without the query, where keys may be

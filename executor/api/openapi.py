@@ -75,7 +75,7 @@ def document(router: web.UrlDispatcher) -> dict[str, Any]:
 
 def _operation(method: str, path: str, tag: str, doc: str) -> dict[str, Any]:
     """One route and method."""
-    summary, _, more = cleandoc(doc).partition("\n\n")
+    summary, _, more = cleandoc(doc).replace("``", "").partition("\n\n")
     summary = " ".join(summary.split())
     described = DESCRIPTIONS.get((method, path), Description())
     operation: dict[str, Any] = {
