@@ -37,10 +37,7 @@ DECODERS: Mapping[LatentSpace, str] = {
 }
 """The files of the tiny decoders, by their authors' names."""
 
-LEAST_PX, MOST_PX = (
-    256,
-    512,
-)  # of the longer side: smaller pictures are enlarged, larger ones shrunk
+LEAST_PX, MOST_PX = 256, 512  # of the longer side: others are enlarged or shrunk
 JPEG_QUALITY = 85
 MOST_DECODED = 128  # latent pixels a side; a tiny decoder takes 1 GiB at four times as many
 

@@ -1,6 +1,7 @@
 """Writes the trained parts as one checkpoint in Stable Diffusion 1.x's layout, in float16.
 
-What shapes cannot tell a loader (heads, groups) stands in the file's metadata.
+What shapes cannot tell a loader (heads, groups) stands in the file's metadata, and how its latents
+look as colours, for previews: that map is fitted to pictures when the weights are written.
 
     python -m models.weft_tiny.export build/weft_tiny/vae.pt build/weft_tiny/denoiser.pt \\
         models/checkpoints/weft-tiny.safetensors
@@ -12,7 +13,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from executor.devices import Devices
+from executor.models.latent_rgb import KEY, LatentRgb
+from executor.models.load import load_checkpoint
+from executor.models.preview import fit
 from models.weft_tiny import autoencoder, denoiser, layout
+from models.weft_tiny.pictures import picture
+
+MAP_PICTURES = 24
 
 METADATA = {
     "format": "pt",
@@ -58,6 +66,14 @@ def checkpoint(vae_state: Path, denoiser_state: Path, kept: str) -> layout.Weigh
     }
 
 
+def latent_rgb(file: Path) -> LatentRgb:
+    """The map from latents to colours that is right for the autoencoder in a checkpoint."""
+    vae = load_checkpoint(file, Devices(torch.device("cpu"))).vae
+    drawn = [torch.from_numpy(picture(seed).pixels.copy()) / 255 for seed in range(MAP_PICTURES)]
+    with torch.no_grad():
+        return fit(vae, torch.stack(drawn), autoencoder.LATENT_SCALE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the tiny model as one checkpoint.")
     parser.add_argument("vae", type=Path, help="state of train_vae")
@@ -70,6 +86,8 @@ def main() -> None:
     kept = "model" if options.last else "average"
     weights = checkpoint(options.vae, options.denoiser, kept)
     save_file(weights, options.checkpoint, metadata=METADATA)
+    colours = {KEY: latent_rgb(options.checkpoint).text()}
+    save_file(weights, options.checkpoint, metadata=METADATA | colours)
     count = sum(w.numel() for w in weights.values()) / 1e6
     size = options.checkpoint.stat().st_size / 2**20
     print(f"{options.checkpoint}: {count:.2f} million weights, {size:.1f} MiB")
