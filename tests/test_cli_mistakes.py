@@ -193,12 +193,26 @@ def test_wrong_arguments_are_wrong_input(folder: Path, capsys: pytest.CaptureFix
         (["--set", "3.steps=many"], "KSampler (node 3): steps"),
         (["--seed", "-1"], "KSampler (node 3): seed must be ≥ 0"),
         (["-o", name], "is a file"),
+        (["-o", f"{name}/below"], "is a file"),
+        (["-o", "x" * 300], "cannot be the folder to save in"),
     ):
         capsys.readouterr()
         assert main(["run", name, *words]) == 2
         assert told in capsys.readouterr().err
     assert main(["run", written(picture()), "--seed", "1"]) == 2
     assert "no node of this workflow has an input seed" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_picture_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def as_others_do(path: Path, mode: int) -> bool:  # root, who may run this, may write anywhere
+        return bool(path.stat().st_mode & 0o222)
+
+    Path("locked").mkdir(mode=0o555)
+    monkeypatch.setattr("os.access", as_others_do)
+    assert main(["run", written(picture()), "-o", "locked/deeper"]) == 2
+    assert "locked must not be written to" in capsys.readouterr().err
 
 
 def test_a_setting_that_is_none_is_wrong_input(

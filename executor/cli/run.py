@@ -32,9 +32,8 @@ def run(
 ) -> int:
     """Run the workflow in a file. Raises FileError, WorkflowError before anything has run."""
     given: dict[str, Any] = {} if output is None else {"output_directory": output}
-    if output is not None and output.exists() and not output.is_dir():
-        raise PathError(f"-o {output} is a file; give a folder")
     workspace = Workspace(Settings.from_environment(**given))
+    _check_writable(workspace.folders.place("output"))
     file = workflow_file.read(path, seed)
     prompt, problems = changed(file.prompt, changes, seed)
     checked = check(prompt, workspace.folders)
@@ -56,6 +55,18 @@ def run(
         for failure in record.failures.values():
             complain(f"error: {failure.message}")
     return _EXITS[record.outcome]
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise PathError now, not when the picture is there, if nothing can be kept in a folder."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # a name that is too long
+        raise PathError(f"{folder} cannot be the folder to save in: {error.strerror}") from error
+    if not there.is_dir():
+        raise PathError(f"{folder} cannot be the folder to save in: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PathError(f"{folder} cannot be the folder to save in: {there} must not be written to")
 
 
 class _Record:
