@@ -104,7 +104,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: Namespace) -> int:
-    if arguments.command != "models":
+    if arguments.command not in ("models", "serve"):  # the server loads them by its own settings
         import_module("nodes")  # which registers them; nothing under executor knows them otherwise
         _load_plugins()
     match arguments.command:

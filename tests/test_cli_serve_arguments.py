@@ -1,5 +1,9 @@
 """The arguments of the server: ComfyUI's names, our settings."""
 
+import os
+import socket
+import subprocess
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -80,3 +84,32 @@ def test_one_gpu_can_be_chosen(folder: Path) -> None:
 @pytest.mark.parametrize("word", PASSED_OVER)
 def test_what_only_comfyui_needs_is_passed_over(folder: Path, word: str) -> None:
     assert settings(word) == Settings(base_directory=folder)
+
+
+PACK = """
+from executor import Context, Node
+
+class Twice(Node, category="testing"):
+    a: int = 0
+
+    def run(self, ctx: Context) -> int:
+        return 2 * self.a
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("more", [[], ["--disable-all-custom-nodes"]])
+def test_packs_are_loaded_once_and_as_the_arguments_say(folder: Path, more: list[str]) -> None:
+    base = folder / "base"
+    (base / "custom_nodes").mkdir(parents=True)
+    (base / "custom_nodes" / "twice.py").write_text(PACK)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # the server ends, since it cannot listen
+        port = str(taken.getsockname()[1])
+        words = ["--base-directory", str(base), "--port", port, *more]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-m", "executor", "serve", *words]
+        ran = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)
+    assert ran.returncode == 2
+    assert "cannot listen" in ran.stderr
+    assert ("pack twice has Twice" in ran.stderr) == (not more)
+    assert "ERROR" not in ran.stderr
