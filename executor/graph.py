@@ -127,7 +127,10 @@ class _Check:
         """Check a node by itself: its class, its constants, the form of its links."""
         cls = Node.registry.get(class_type)
         if cls is None:
-            words = f"there is no node class {class_type!r}{nearest(class_type, Node.registry)}"
+            hint = nearest(class_type, Node.registry)
+            if not Node.registry:  # in a script
+                hint = "; there is none at all: import nodes, which registers Weft's own"
+            words = f"there is no node class {class_type!r}{hint}"
             problem = Problem(Kind.INVALID_PROMPT, words, node_id, class_type)
             self.problems[node_id] = [problem]
             self.dag.add_edges_from(

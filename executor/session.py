@@ -1,7 +1,8 @@
 """Workflows run in this process, one after another: prompts in, files out.
 
 For scripts, notebooks and tests. What did not change since an earlier run of the session does not
-run again. Somebody who wants to watch, cancel, or run many at once uses ``executor.engine`` itself.
+run again. Node classes are known once they are imported: ``import nodes`` brings Weft's own.
+Somebody who wants to watch, cancel, or run many at once uses ``executor.engine`` itself.
 """
 
 from collections.abc import Mapping

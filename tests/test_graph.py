@@ -9,6 +9,7 @@ import toy_nodes
 
 from executor.errors import Kind
 from executor.graph import Checked, check
+from executor.node import Node
 from executor.paths import Folders
 from executor.settings import Settings
 
@@ -223,6 +224,12 @@ def test_what_is_no_workflow_is_refused(folders, prompt, words):
     checked = check(prompt, folders)
     assert checked.graph is None
     assert lines(checked) == [words]
+
+
+def test_a_script_that_has_imported_no_nodes_is_told_to(folders, monkeypatch):
+    monkeypatch.setattr(Node, "registry", {})
+    (line,) = lines(check({"1": number(1)}, folders))
+    assert "import nodes" in line
 
 
 def test_a_workflow_without_outputs_is_refused(folders):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel
 
 from executor.errors import InputError, PathError
@@ -55,11 +55,6 @@ class ClipText:
     def nbytes(self) -> int:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())
-
-    def to(self, device: torch.device) -> "ClipText":
-        """Move its weights, for everybody who holds it."""
-        nn.Module.to(self.network, device)
-        return self
 
     def with_last_layer(self, layer: int) -> "ClipText":
         """The same encoder, stopping at an earlier layer: -1 is the last, -2 the one before.

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from executor.models.families import Family, Prediction
 from executor.models.latent_rgb import LatentRgb
@@ -65,11 +65,6 @@ class UNet:
     def nbytes(self) -> int:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())
-
-    def to(self, device: torch.device) -> "UNet":
-        """Move its weights, for everybody who holds it."""
-        nn.Module.to(self.network, device)
-        return self
 
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its ``sigma`` (B,).

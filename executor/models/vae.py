@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from executor.devices import in_batches
 from executor.errors import InputError, ModelFileError
@@ -41,11 +41,6 @@ class Autoencoder:
     def nbytes(self) -> int:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())
-
-    def to(self, device: torch.device) -> "Autoencoder":
-        """Move its weights, for everybody who holds it."""
-        nn.Module.to(self.network, device)
-        return self
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) in [0, 1] → unscaled latents (B, C', H/8, W/8), float32.
