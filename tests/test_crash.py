@@ -126,3 +126,19 @@ def test_told_to_stop_it_ends_in_good_order_and_goes_on_at_the_next_start(
     mine = sorted(name for name in names if name.startswith("stopped"))
     assert mine == files(server, "stopped"), "nothing is left over, as nothing was cut off"
     assert 0 <= len(mine) - len(jobs) <= CLIENTS
+
+
+@pytest.mark.slow  # the 30 s that running jobs are given
+def test_told_to_stop_it_queues_again_what_does_not_end_in_time(server: ServerProcess) -> None:
+    endless = server.submit(text_to_image("endless", steps=10_000))
+
+    def runs() -> bool:
+        return endless in [item[1] for item in server.get("/queue")["queue_running"]]
+
+    server.until(runs, "it samples")
+    assert server.stop() == 0
+    server.start()
+    server.until(runs, "it samples again")
+    server.ask("POST", "/interrupt")
+    assert server.over(endless)["status"]["completed"] is False
+    assert files(server, "endless") == []
