@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def page(driver: Any, server: Server) -> Iterator[Page]:
     """The page as somebody finds it who is here for the first time."""
     page = Page(driver)
-    page.open(server.address)
+    page.open(f"{server.address}/api/features")  # of the same origin, and keeps nothing itself
     page.run("localStorage.clear(); sessionStorage.clear()")
     page.open(server.address)
     page.until(lambda: page.text("#line") == "connected", "the page is connected")
@@ -169,6 +169,35 @@ def test_the_page_finds_its_job_again_when_the_connection_was_lost(page):
     page.run("socket.close()")
     page.until(lambda: page.run("return socket.readyState") == 1, "it is connected again")
     done(page)
+
+
+def test_what_ended_while_the_connection_was_lost_is_shown(page):
+    """What a page misses that is connected again only when all is over."""
+    begin(page, "text_to_image")
+    page.run("connect = () => {}; socket.close()")
+    page.until(lambda: "no connection" in page.text("#line"), "it is said")
+    page.press("#queue")
+    page.until(
+        lambda: (
+            page.run("return fetch('api/queue').then((a) => a.text())")
+            == '{"queue_running":[],"queue_pending":[]}'
+        ),
+        "the job is over",
+    )
+    assert page.text("#at-work") == "Waits in the queue."
+    page.run("socket.onclose = null; jobs.forEach(catchUp)")
+    done(page)
+
+
+def test_a_job_is_removed_from_the_history(page):
+    begin(page, "text_to_image")
+    queue(page)
+    done(page)
+    page.until(lambda: past(page) > 0, "the history has it")
+    newest = page.one("#past button").get_attribute("data-job")
+    page.press("#past button")
+    page.press("#large-forget")
+    page.until(lambda: not page.all(f'#past [data-job="{newest}"]'), "it is not listed any more")
 
 
 def test_a_job_of_the_past_is_opened_large_and_loaded_again(page):
