@@ -7,11 +7,20 @@ by whoever holds a budget.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from executor.errors import SettingsError, nearest
 from executor.logs import LogFormat
@@ -30,6 +39,13 @@ def _names(value: Any) -> Any:
 def _paths(value: Any) -> Any:
     """A list of folders as the environment spells it: separated as in ``PATH``."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _device(value: str) -> str:
+    """The name of a device, if it is one."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("it must be auto, cpu, mps, cuda or cuda:N")
+    return value
 
 
 class Settings(BaseModel):
@@ -71,7 +87,7 @@ class Settings(BaseModel):
         default=True,
         description="Whether to load the packs of nodes in base/custom_nodes and those installed.",
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto",
         description="Where models run: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
     )

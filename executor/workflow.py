@@ -79,9 +79,12 @@ class Workflow:
         return cls(_specs(file.prompt))
 
     def save(self, path: str | Path) -> None:
-        """Write the workflow to a JSON file."""
+        """Write the workflow to a JSON file, whole or not at all."""
         text = json.dumps(self._nodes, indent=2, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        whole = Path(path)
+        part = whole.with_name(f".{whole.name}.part")
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(whole)
 
     def prompt(self) -> dict[NodeId, dict[str, Any]]:
         """The workflow in ComfyUI's API format, with every input written out."""

@@ -1,5 +1,6 @@
 """A mistake in a workflow, a file or an argument is named, on one line, before anything is done."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from cli_workflows import in_a_process, node, picture, sampled, written
 
 from executor.__main__ import main
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
 BAD_WORKFLOWS: dict[str, tuple[Any, list[str]]] = {
     "an unknown class with links that are none": (
@@ -221,3 +224,30 @@ def test_a_setting_that_is_none_is_wrong_input(
     monkeypatch.setenv("WEFT_OUTPUT_DIRECTRY", "elsewhere")
     assert main(["check", written(picture())]) == 2
     assert "did you mean 'WEFT_OUTPUT_DIRECTORY'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x80\x02}q\x00.", "pickle"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "broken.safetensors"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+    ],
+)
+def test_a_model_file_that_is_none_is_told_before_anything_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, content: bytes, words: str
+) -> None:
+    place = folder / "models" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "broken.safetensors").write_bytes(content)
+    workflow = json.loads((WORKFLOWS / "text_to_image.json").read_text())
+    loader = next(n for n in workflow.values() if n["class_type"].startswith("CheckpointLoader"))
+    loader["inputs"]["ckpt_name"] = "broken.safetensors"
+    (folder / "broken.json").write_text(json.dumps(workflow))
+    assert main([command, "broken.json"]) == 2
+    told = capsys.readouterr()
+    assert "ckpt_name: broken.safetensors" in told.err
+    assert words in told.err
+    assert "Traceback" not in told.err
+    assert not (folder / "output").exists()

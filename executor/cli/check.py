@@ -4,6 +4,7 @@ from pathlib import Path
 
 from executor import graph, workflow_file
 from executor.cli import Exit
+from executor.cli.model_check import model_problems
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.errors import WorkflowError
 from executor.paths import Folders
@@ -13,8 +14,10 @@ from executor.settings import Settings
 def check(path: Path, *, is_strict: bool, as_json: bool) -> int:
     """Check the workflow in a file. Raises FileError, WorkflowError."""
     file = workflow_file.read(path)
-    checked = graph.check(file.prompt, Folders(Settings.from_environment()))
+    folders = Folders(Settings.from_environment())
+    checked = graph.check(file.prompt, folders)
     problems, warnings = file.besides(checked.problems), checked.warnings
+    problems = [*problems, *model_problems(checked.graph, folders)]
     if is_strict:
         problems, warnings = [*problems, *warnings], ()
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 from executor import workflow_file
 from executor.cli import Exit
 from executor.cli.changes import changed
+from executor.cli.model_check import model_problems
 from executor.cli.progress import Bars
 from executor.cli.terminal import as_object, complain, say, say_json
 from executor.context import SavedFile
@@ -38,6 +39,7 @@ def run(
     prompt, problems = changed(file.prompt, changes, seed)
     checked = check(prompt, workspace.folders)
     problems += file.besides(checked.problems)
+    problems += model_problems(checked.graph, workspace.folders)
     if problems or checked.graph is None:
         raise WorkflowError(problems)
     if not as_json:
@@ -119,8 +121,6 @@ def _drive(
     workspace: Workspace, graph: Graph, prompt: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> _Record:
     """Run one job to its end, or until the user interrupts it."""
-    # Torch's threads otherwise spin when idle: beside other work a run took 141 s instead of 25 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     record = _Record(workspace.folders)
     with Bars(graph) as bars:
         from executor.engine import Engine  # here, so that the bars are up while torch loads

@@ -11,11 +11,18 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from executor.errors import ModelFileError
-from executor.models.families import FAMILIES, FOREIGN, Family, Prediction, TextTower
+from executor.models.families import (
+    FAMILIES,
+    FOREIGN,
+    Family,
+    Prediction,
+    TextTower,
+    supported_titles,
+)
 from executor.models.folder import inspect_folder
 from executor.models.header import BYTES, Header, read_header
 from executor.models.layout import EMA, UNET, VAE, unet_name_of_ema
-from executor.models.model_file import Hints, Kind, ModelFile
+from executor.models.model_file import FOLDER_OF, Hints, Kind, ModelFile
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -58,6 +65,33 @@ def inspect(path: Path) -> ModelFile:
         hints=hints,
         headers={"": header},
     )
+
+
+def family_of(file: ModelFile) -> Family:
+    """The family of a checkpoint, if Weft can run it. Raises ModelFileError."""
+    if file.kind is not Kind.CHECKPOINT:
+        raise ModelFileError(f"{_is_a(file)}, not a checkpoint{_belongs(file)}")
+    if file.family is None or not file.family.is_supported:
+        raise ModelFileError(
+            f"{file.path.name} is a checkpoint of {file.architecture}; "
+            f"Weft runs {supported_titles()} so far"
+        )
+    return file.family
+
+
+def require_vae(file: ModelFile) -> None:
+    """Raises ModelFileError if a file holds no VAE."""
+    if not file.parts.get("vae"):
+        raise ModelFileError(f"{_is_a(file)}, not a VAE{_belongs(file)}")
+
+
+def _is_a(file: ModelFile) -> str:
+    return f"{file.path.name} is {file.kind}"
+
+
+def _belongs(file: ModelFile) -> str:
+    folder = FOLDER_OF.get(file.kind)
+    return f"; such files belong in the folder {folder}" if folder else ""
 
 
 def has_plain_unet(names: Iterable[str]) -> bool:

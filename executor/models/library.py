@@ -32,7 +32,7 @@ class Library:
         """The parts of a checkpoint, loaded if they are not in memory. Raises ModelFileError."""
         with self._lock:
             file = detect.inspect(path)
-            family = load.family_of(file)
+            family = detect.family_of(file)
             devices, identity = self.devices, file.identity
             return Checkpoint(
                 self._once(identity, "unet", lambda: load.load_unet(file, family, devices)),

@@ -24,10 +24,10 @@ from executor.context import Checkpoint
 from executor.devices import Devices
 from executor.errors import InputError, ModelFileError
 from executor.models import configs, detect, layout, tokenizer
-from executor.models.families import Family, supported_titles
+from executor.models.families import Family
 from executor.models.header import Header, read_header
 from executor.models.latent_rgb import KEY, LatentRgb
-from executor.models.model_file import FOLDER_OF, Kind, ModelFile
+from executor.models.model_file import ModelFile
 from executor.models.text import ClipText, FindEmbedding, no_embeddings
 from executor.models.unet import UNet
 from executor.models.vae import Autoencoder, MissingAutoencoder
@@ -53,7 +53,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """All parts of a checkpoint file or diffusers folder. Raises ModelFileError."""
     file = detect.inspect(path)
-    family = family_of(file)
+    family = detect.family_of(file)
     return Checkpoint(
         load_unet(file, family, devices),
         load_text(file, family, devices, find_embedding),
@@ -64,30 +64,8 @@ def load_checkpoint(
 def load_vae(path: Path, devices: Devices) -> Autoencoder:
     """The autoencoder in a VAE's own file, or in a checkpoint. Raises ModelFileError."""
     file = detect.inspect(path)
-    if not file.parts.get("vae"):
-        raise ModelFileError(f"{_is_a(file)}, not a VAE{_belongs(file)}")
+    detect.require_vae(file)
     return _load_vae(file, devices)
-
-
-def family_of(file: ModelFile) -> Family:
-    """The family of a checkpoint, if Weft can run it. Raises ModelFileError."""
-    if file.kind is not Kind.CHECKPOINT:
-        raise ModelFileError(f"{_is_a(file)}, not a checkpoint{_belongs(file)}")
-    if file.family is None or not file.family.is_supported:
-        raise ModelFileError(
-            f"{file.path.name} is a checkpoint of {file.architecture}; "
-            f"Weft runs {supported_titles()} so far"
-        )
-    return file.family
-
-
-def _is_a(file: ModelFile) -> str:
-    return f"{file.path.name} is {file.kind}"
-
-
-def _belongs(file: ModelFile) -> str:
-    folder = FOLDER_OF.get(file.kind)
-    return f"; such files belong in the folder {folder}" if folder else ""
 
 
 def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
