@@ -154,7 +154,9 @@ def test_a_running_job_is_watched_and_cancelled(page):
     page.until(lambda: page.run(NATURAL, preview)[0], "a preview is shown")
     running = page.one('.node[data-state="running"] .step')
     assert running.text.endswith("/ 10000")
-    assert page.text('#waiting [data-status="in_progress"]').startswith("Text to image")
+    listed = page.text('#waiting [data-status="in_progress"]')
+    assert listed.startswith("Text to image")
+    assert "running, " in listed
     page.press("#cancel")
     page.until(lambda: page.text("#at-work") == "Cancelled.", "it is cancelled")
     page.until(lambda: not page.one("#queue-part").is_displayed(), "the queue is empty")
