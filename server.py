@@ -19,14 +19,16 @@ from aiohttp import web
 import nodes
 from executor.api.app import create_app
 from executor.api.job_log import given_up
+from executor.api.keys import LEDGER, NARRATOR, SETTINGS
 from executor.cli.serve_arguments import add_serve_arguments, settings_of
-from executor.dispatch import Dispatcher, Spawn
+from executor.dispatch import Dispatcher
 from executor.errors import SettingsError
 from executor.fabric.local import LocalWorker, gpus
-from executor.ledger import Ledger, open_ledger
+from executor.ledger import open_ledger
 from executor.logs import log_to
 from executor.paths import Folders
 from executor.plugins import load_plugins
+from executor.seats import Spawn
 from executor.settings import Settings
 
 log = logging.getLogger("weft")
@@ -65,7 +67,7 @@ async def serve(settings: Settings) -> None:
         await _listen(runner, settings)
         dispatcher.start()
         dispatcher.wake()
-        house = asyncio.create_task(_keep_house(ledger, settings))
+        house = asyncio.create_task(_keep_house(app))
         await _told_to_stop()
         log.info("stopping")
         house.cancel()
@@ -90,10 +92,13 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> None:
         log.info("listening on http://%s:%d", address, port)
 
 
-async def _keep_house(ledger: Ledger, settings: Settings) -> None:
+async def _keep_house(app: web.Application) -> None:
     """Time out what waits for too long, and forget what the history is not to keep."""
+    ledger, settings = app[LEDGER], app[SETTINGS]
     for second in count():
-        given_up(await ledger.expire())
+        if expired := await ledger.expire():
+            given_up(expired)
+            app[NARRATOR].given_up(expired)
         if second % RETAIN_EVERY_S == 0:
             await ledger.retain(settings.history_jobs, settings.history_days)
         await asyncio.sleep(1)

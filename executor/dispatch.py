@@ -1,19 +1,16 @@
 """Keeps the workers busy: takes jobs from the ledger, gives them out, writes back what comes.
 
-One seat for each device; the worker in it is replaced when it dies, and its jobs are tried again. A
-job goes to the seat that is expected to end it first (as HEFT chooses, Topcuoglu et al. 2002): what
-the seat has to do already, and what of the job it has not got in its cache. Whoever watches is told
-of a job's end after the ledger has it.
+One seat for each device; the worker in it is replaced when it dies, and its jobs are tried again.
+Whoever watches is told of a job's end after the ledger has it.
 """
 
 import asyncio
 import json
 import logging
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from executor.events import Cached, Ended, Event, Executed, Failed, JobId, Outcome, Started
 from executor.fabric.messages import (
@@ -27,58 +24,25 @@ from executor.fabric.messages import (
     RunJob,
     Stop,
     Told,
-    ToWorker,
 )
-from executor.graph import check
 from executor.ledger import EventKind, JobEvent, JobFile, Ledger, State, TakenJob
 from executor.logs import about
 from executor.paths import Folders
 from executor.previews import method_of
+from executor.seats import Running, Seat, Spawn, place
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_KEYS = 20_000  # content keys that a seat is taken to have in its cache
-USUAL_NODE_S = 0.1  # what a node of a class is taken to cost that was never seen to run
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a worker that died young is replaced
 
 STATES: Mapping[Outcome, State] = {
     Outcome.SUCCEEDED: State.SUCCEEDED,
     Outcome.FAILED: State.FAILED,
     Outcome.CANCELLED: State.CANCELLED,
+    Outcome.TIMED_OUT: State.TIMED_OUT,
 }
-
-
-class WorkerLink(Protocol):
-    """A worker as the front sees it (``executor.fabric.local.LocalWorker``)."""
-
-    def send(self, message: ToWorker) -> None: ...
-    def messages(self) -> AsyncIterator[FromWorker]: ...
-    async def ended(self) -> int: ...
-    def kill(self) -> None: ...
-
-
-Spawn: TypeAlias = Callable[[], Awaitable[WorkerLink]]
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """A job that a worker has."""
-
-    taken: TakenJob
-    prompt: Mapping[str, Any]
-    extra_data: Mapping[str, Any]
-    expected_s: float = 0.0
-    outputs: dict[str, dict[str, list[dict[str, str]]]] = field(
-        default_factory=dict[str, dict[str, list[dict[str, str]]]]
-    )
-    error: dict[str, Any] | None = None  # of the first node that failed
-    executed: list[str] = field(default_factory=list[str])
-
-    @property
-    def id(self) -> JobId:
-        return self.taken.id
 
 
 Happening: TypeAlias = Event | Preview
@@ -87,30 +51,6 @@ Kept: TypeAlias = asyncio.Future[JobEvent | None]
 
 Watcher: TypeAlias = Callable[[Running, Happening, JobEvent | None], None]
 """Told what happened, in order over all jobs; of what is kept, the event as the ledger has it."""
-
-
-@dataclass(slots=True, eq=False)
-class Seat:
-    """A place for a worker, and what is known of the one that sits there."""
-
-    name: str
-    spawn: Spawn
-    worker: WorkerLink | None = None
-    ready: Ready | None = None
-    figures: Figures | None = None
-    running: dict[JobId, Running] = field(default_factory=dict[JobId, Running])
-    keys: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
-    restarts: int = 0  # workers that died here and were replaced
-
-    @property
-    def room(self) -> int:
-        """How many more jobs it can take."""
-        return self.ready.capacity - len(self.running) if self.ready else 0
-
-    @property
-    def backlog_s(self) -> float:
-        """What it is expected to be busy for."""
-        return sum(job.expected_s for job in self.running.values())
 
 
 class Dispatcher:
@@ -201,26 +141,14 @@ class Dispatcher:
         """Give a job to the seat that is expected to end it first."""
         extra_data = json.loads(taken.body.extra_data)
         job = Running(taken, json.loads(taken.body.prompt), extra_data)
-        open_seats = [seat for seat in self.seats if seat.room > 0]
-        if not open_seats:  # its worker died while the job was taken
+        seat = place(job, self.seats, self.folders)
+        if seat is None:  # its worker died while the job was taken
             self._spawn_task(self._give_back(job))
             return
-        costs, keys = self._node_costs(job)
-        fresh = {
-            seat.name: sum(
-                cost for key, cost in zip(keys, costs, strict=True) if key not in seat.keys
-            )
-            for seat in open_seats
-        }
-        seat = min(open_seats, key=lambda seat: seat.backlog_s + fresh[seat.name])
-        job.expected_s = fresh[seat.name]
-        for key in keys:
-            seat.keys[key] = None
-            seat.keys.move_to_end(key)
-        while len(seat.keys) > REMEMBERED_KEYS:
-            seat.keys.popitem(last=False)
-        seat.running[job.id] = job
         self._spawn_task(self.ledger.assign(job.id, taken.attempt, seat.name))
+        if taken.timeout_ms is not None:
+            wait_s = taken.timeout_ms / 1000
+            asyncio.get_running_loop().call_later(wait_s, self._time_out, seat, job)
         assert seat.worker is not None, "a seat with room has a worker"
         seat.worker.send(
             RunJob(
@@ -234,25 +162,14 @@ class Dispatcher:
             )
         )
 
-    def _node_costs(self, job: Running) -> tuple[list[float], list[str]]:
-        """The seconds that each node is expected to take, and its content key; none if one seat."""
-        if len(self.seats) < 2:
-            return [], []
-        graph = check(job.prompt, self.folders, job.taken.body.targets).graph
-        if graph is None:
-            return [], []
-        runs: dict[str, float] = {}
-        seconds: dict[str, float] = {}
-        for figures in (seat.figures for seat in self.seats):
-            for name, count in figures.meter.node_runs.items() if figures else ():
-                runs[name] = runs.get(name, 0) + count
-            for name, spent in figures.meter.node_seconds.items() if figures else ():
-                seconds[name] = seconds.get(name, 0) + spent
-        costs: list[float] = []
-        for node in graph.nodes.values():
-            name = type(node).__name__
-            costs.append(seconds[name] / runs[name] if runs.get(name) else USUAL_NODE_S)
-        return costs, list(graph.keys.values())
+    def _time_out(self, seat: Seat, job: Running) -> None:
+        """End a job that has run for as long as it may, if it still does."""
+        if seat.running.get(job.id) is job:
+            if seat.worker:
+                seat.worker.send(CancelJob(job.id))
+            words = f"it ran for longer than {job.taken.timeout_ms} ms, which was its limit"
+            job.error = {"exception_type": "timed_out", "exception_message": words}
+            self._spawn_task(self._finish(seat, job, Outcome.TIMED_OUT))
 
     async def _give_back(self, job: Running) -> None:
         await self.ledger.requeue(job.id, job.taken.attempt, has_died=False)

@@ -15,9 +15,9 @@ import nodes
 from executor import Node
 from executor.api.catalogue import Catalogue
 from executor.api.definitions import LISTED, definitions, module_of
-from executor.dispatch import Seat
 from executor.editor_widgets import is_widget
 from executor.paths import Folders
+from executor.seats import Seat
 from executor.settings import Settings
 
 FILES = ("a", "b/c")

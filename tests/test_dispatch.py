@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import toy_nodes
 
-from executor.dispatch import Dispatcher, Happening, Running, Seat
+from executor.dispatch import Dispatcher, Happening
 from executor.events import Ended, Progress
 from executor.fabric.local import LocalWorker
 from executor.ledger import JobEvent, Ledger, NewJob, State, open_ledger
 from executor.paths import Folders
+from executor.seats import Running, Seat
 from executor.settings import Settings
 
 pytestmark = pytest.mark.timeout(120)  # workers import torch and diffusers
@@ -58,14 +59,16 @@ class Front:
     def _hear(self, job: Running, happening: Happening, event: JobEvent | None) -> None:
         self.told.append((job.id, happening))
 
-    async def submit(self, id: str, prompt: dict[str, Any]) -> None:
+    async def submit(self, id: str, prompt: dict[str, Any], timeout_ms: int | None = None) -> None:
         outputs = tuple(n for n in prompt if prompt[n]["class_type"] == "ToySink")
-        await self.ledger.submit(NewJob(id=id, prompt=json.dumps(prompt), targets=outputs))
+        text = json.dumps(prompt)
+        await self.ledger.submit(NewJob(id=id, prompt=text, targets=outputs, timeout_ms=timeout_ms))
         self.dispatcher.wake()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(90):
+            while not holds():
+                await asyncio.sleep(0.02)
 
     async def ended(self, id: str) -> State:
         await self.until(lambda: any(j == id and isinstance(e, Ended) for j, e in self.told))
@@ -84,6 +87,14 @@ class Front:
         await self.until(is_under_way)
         return next(seat for seat in self.dispatcher.seats if id in seat.running)
 
+    async def kill_worker_of(self, id: str) -> None:
+        """Kill the worker that samples for a job, and wait until that was noticed."""
+        seat = await self.sampling_on(id)
+        before = seat.restarts
+        assert isinstance(seat.worker, LocalWorker)
+        os.kill(seat.worker.pid, signal.SIGKILL)
+        await self.until(lambda: seat.restarts > before)
+
     def files(self) -> list[str]:
         return sorted(path.name for path in (self.base / "output").glob("*.txt"))
 
@@ -99,22 +110,19 @@ async def front(base: Path, workers: int = 1) -> AsyncGenerator[Front]:
             await ledger.recover()
             dispatcher = Dispatcher(ledger, folders, {f"cpu {i}": start for i in range(workers)})
             dispatcher.start()
-            yield Front(ledger, dispatcher, base)
-            await dispatcher.close(grace_s=1)
+            try:
+                yield Front(ledger, dispatcher, base)
+            finally:
+                await dispatcher.close(grace_s=1)
     finally:
         del os.environ["PYTHONPATH"]
-
-
-def kill(seat: Seat) -> None:
-    assert isinstance(seat.worker, LocalWorker)
-    os.kill(seat.worker.pid, signal.SIGKILL)
 
 
 def test_a_killed_worker_is_replaced_and_its_job_ends_once(tmp_path):
     async def scene() -> None:
         async with front(tmp_path) as it:
             await it.submit("long", sampling(1, 4000))
-            kill(await it.sampling_on("long"))
+            await it.kill_worker_of("long")
             assert await it.ended("long") is State.SUCCEEDED
             assert it.files() == ["sampled 1_00001_.txt"]
             record = await it.ledger.job_record("long")
@@ -122,8 +130,8 @@ def test_a_killed_worker_is_replaced_and_its_job_ends_once(tmp_path):
             assert (record.attempt, record.deaths) == (2, 1)
 
             await it.submit("deadly", sampling(2, ENDLESS))
-            kill(await it.sampling_on("deadly"))
-            kill(await it.sampling_on("deadly"))
+            await it.kill_worker_of("deadly")
+            await it.kill_worker_of("deadly")
             assert await it.ended("deadly") is State.FAILED
             job = await it.ledger.job("deadly")
             assert job is not None
@@ -157,6 +165,9 @@ def test_jobs_end_in_the_ledger_before_they_are_told_and_can_be_interrupted(tmp_
             assert failed is not None
             error = json.loads(failed.record.error or "")
             assert (error["node_id"], error["node_type"]) == ("3", "ToyFail")
+
+            await it.submit("slow", sampling(6, ENDLESS), timeout_ms=100)
+            assert await it.ended("slow") is State.TIMED_OUT
 
             await it.submit("left", sampling(5, ENDLESS))
             await it.sampling_on("left")

@@ -8,8 +8,8 @@ from executor.api import job_log
 from executor.api.body import flag, object_body, text
 from executor.api.keys import DISPATCHER, JOB_ID, LEDGER, NARRATOR
 from executor.api.refusal import Refusal
-from executor.dispatch import Running
 from executor.events import JobId
+from executor.seats import Running
 
 TRIES, BETWEEN_TRIES_S = 20, 0.01
 """A job is for a moment between the queue and its worker."""
@@ -59,7 +59,7 @@ async def stop(app: web.Application, job_id: JobId) -> bool:
     for _ in range(TRIES):
         if events := await app[LEDGER].cancel([job_id]):
             job_log.given_up(events)
-            app[NARRATOR].cancelled(events)
+            app[NARRATOR].given_up(events)
             return True
         if await app[DISPATCHER].interrupt(job_id):
             return True

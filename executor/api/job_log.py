@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, Iterable
 from aiohttp import web
 
 from executor.api.keys import DISPATCHER
-from executor.dispatch import Happening, Running
+from executor.dispatch import Happening
 from executor.events import Ended, Started
 from executor.ledger import JobEvent
 from executor.logs import about
+from executor.seats import Running
 
 log = logging.getLogger(__name__)
 

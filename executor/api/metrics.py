@@ -18,9 +18,10 @@ from executor.api.access_log import Handler
 from executor.api.hub import Hub
 from executor.api.keys import DISPATCHER, HUB, IS_ANSWERING, LEDGER
 from executor.api.worker_metrics import worker_metrics
-from executor.dispatch import Dispatcher, Happening, Running
+from executor.dispatch import Dispatcher, Happening
 from executor.events import Ended, Started
 from executor.ledger import Counts, JobEvent, State
+from executor.seats import Running
 
 WAITS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 """Of jobs: from nothing to do, to a queue of an hour."""

@@ -16,12 +16,13 @@ from executor.api.bells import Bells
 from executor.api.hub import Hub, Socket
 from executor.api.outbox import Message, Rank
 from executor.api.progression import Progression
-from executor.dispatch import Dispatcher, Happening, Running
+from executor.dispatch import Dispatcher, Happening
 from executor.events import Cached, Ended, Executed, Executing, Failed, JobId, Progress, Started
 from executor.fabric.messages import Preview
 from executor.ledger import EventKind, JobEvent, Ledger
 from executor.node import NodeId
 from executor.previews import method_of
+from executor.seats import Running
 
 STATUS_EVERY_S, STATUS_PER_SOCKET_S = 0.05, 0.001
 """To all, at most: twenty a second, or a thousand messages. Each change at once would be a message
@@ -58,7 +59,7 @@ class Narrator:
         self._is_changed = True
         self._news.set()
 
-    def cancelled(self, events: Iterable[JobEvent]) -> None:
+    def given_up(self, events: Iterable[JobEvent]) -> None:
         """Jobs were given up in the queue: tell those who keep count of events, and all others
         that there are fewer jobs."""
         for event in events:
@@ -73,7 +74,7 @@ class Narrator:
         for client_id in followed:
             events = await self.ledger.events_of_client(client_id, since)
             # A job that ran has been told of already.
-            self.cancelled(e for e in events if e.kind is EventKind.ENDED and not e.attempt)
+            self.given_up(e for e in events if e.kind is EventKind.ENDED and not e.attempt)
         self.bells.ring_all()
         self.queue_changed()
 

@@ -8,8 +8,8 @@ import asyncio
 from typing import Any
 
 from executor.api import messages
-from executor.dispatch import Running
 from executor.node import NodeId
+from executor.seats import Running
 
 
 class Progression:

@@ -40,7 +40,7 @@ async def change_queue(request: web.Request) -> web.Response:
     elif ids:
         events = await ledger.cancel(ids)
         job_log.given_up(events)
-        narrator.cancelled(events)
+        narrator.given_up(events)
     return web.Response()
 
 

@@ -12,7 +12,7 @@ from executor import __version__
 from executor.api.files import place_of
 from executor.api.keys import DISPATCHER, FOLDERS, PLUGINS
 from executor.api.replies import json_reply
-from executor.dispatch import Seat
+from executor.seats import Seat
 
 SPOKEN_VERSION = "0.3.64"
 """The version of ComfyUI whose protocol is spoken; some clients compare it."""

@@ -12,7 +12,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from executor.dispatch import Seat
+from executor.seats import Seat
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Up to which batch sizes are counted together; 32 rows is the usual limit."""

@@ -25,6 +25,7 @@ _EXITS = {
     Outcome.SUCCEEDED: Exit.DONE,
     Outcome.FAILED: Exit.FAILED,
     Outcome.CANCELLED: Exit.INTERRUPTED,
+    Outcome.TIMED_OUT: Exit.FAILED,
 }
 
 
