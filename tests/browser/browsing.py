@@ -122,7 +122,8 @@ class Page:
         pointer.move_by_offset(right_px, 0).move_by_offset(-right_px, 0).release().perform()
 
     def text(self, selector: str) -> str:
-        return self.one(selector).text
+        """What is written there; an empty text too."""
+        return self.until(lambda: [self.one(selector).text], f"{selector} can be read")[0]
 
     @property
     def _passing(self) -> tuple[type[Exception], ...]:
