@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from executor.steps import Inputs
+    from executor.steps import ControlInput, Inputs
 else:  # torch is imported by whoever runs a node, never by whoever declares one
     Tensor = Any
 
@@ -83,9 +83,32 @@ class Area:
     x: int
 
 
+@dataclass(frozen=True, slots=True)
+class PictureSize:
+    """What SDXL is told of the picture to make, in pixels (Podell et al. 2023, §2.2)."""
+
+    height: int  # before it was cropped and scaled for training
+    width: int
+    crop_y: int = 0
+    crop_x: int = 0
+    target_height: int | None = None  # None: as high as it was
+    target_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """A picture that steers a prompt through a network beside the U-Net, and when it does."""
+
+    network: "ControlNetwork"
+    picture: Tensor  # (B, H, W, 3) in [0, 1]
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Cond:
-    """One encoded prompt, and where and when in the picture it holds."""
+    """One encoded prompt, where and when in the picture it holds, and what comes with it."""
 
     tokens: Tensor  # (B, T, D)
     pooled: Tensor | None = None  # (B, P): the text encoder's pooled output
@@ -96,6 +119,19 @@ class Cond:
     is_cropped_to_mask: bool = False  # evaluate only the mask's bounding box
     start_percent: float = 0.0  # of the sampling, 0 = all noise
     end_percent: float = 1.0
+    size: PictureSize | None = None  # None: that of the picture being made
+    aesthetic_score: float | None = None  # what the SDXL refiner is told; None: its usual ones
+    concat: Tensor | None = None  # (B, C, H/8, W/8), unscaled: seen beside the noisy latent
+    concat_mask: Tensor | None = None  # (B, H, W): which part of ``concat`` is to be painted
+    controls: tuple[Control, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canvas:
+    """The latent that sampling starts from, as far as a model's further inputs depend on it."""
+
+    clean: Tensor  # (B, C, h, w), without noise, in the model's scaled latent space
+    mask: Tensor | None = None  # (B, 1, h, w): where sampling may change it
 
 
 class NoiseSchedule(Protocol):
@@ -142,9 +178,44 @@ class DiffusionModel(Protocol):
 
     @property
     def device(self) -> Any: ...
+    def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> "Inputs":
+        """What the network is given for a prompt, one row for each of the canvas; no controls.
+
+        Raises InputError for a prompt that another model's text encoder has encoded.
+        """
+        ...
+
     def denoise(self, x: Tensor, sigma: Tensor, inputs: "Inputs") -> Tensor:
         """The denoised latent for each row of ``x`` (B, C, h, w) at its own ``sigma`` (B,)."""
         ...
+
+
+class ControlNetwork(Protocol):
+    """A network that reads a picture and steers a U-Net: a ControlNet or a T2I-Adapter."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal weights."""
+        ...
+
+    def hint(self, picture: Tensor, height: int, width: int) -> Tensor:
+        """A picture (B, H, W, 3) as the network reads it for a latent of this size: (B, …)."""
+        ...
+
+    def residuals(
+        self, seen: Tensor, timesteps: Tensor, inputs: "Inputs", control: "ControlInput"
+    ) -> "Residuals":
+        """What the U-Net adds to its own, for rows ``seen`` (B, C, h, w) at ``timesteps`` (B,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residuals:
+    """What is added to a U-Net's skip connections, to its middle and on its way down."""
+
+    skips: Sequence[Tensor] = ()  # (B, C, h, w), one for each skip connection, from the first
+    middle: Tensor | None = None
+    features: Sequence[Tensor] = ()  # (B, C, h, w), one a level, from the first: T2I-Adapters
 
 
 class TextEncoder(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from executor.ports import DiffusionModel
+from executor.ports import ControlNetwork, DiffusionModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +20,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ControlInput:
+    """What a control network is given; one row for each row of x."""
+
+    network: ControlNetwork
+    hint: Tensor  # (B, …), as the network reads its picture
+    strength: Tensor  # (B,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """What a diffusion model is given besides x and sigma; one row for each row of x."""
 
     tokens: Tensor  # (B, T, D): the prompt, as cross-attention sees it
     vector: Tensor | None = None  # (B, V): pooled prompt and sizes (SDXL)
     concat: Tensor | None = None  # (B, C', h, w): further channels of x (inpainting, pix2pix)
+    controls: tuple[ControlInput, ...] = ()
 
     @property
     def layout(self) -> Hashable:
@@ -34,6 +44,7 @@ class Inputs:
             self.tokens.shape[-1],
             None if self.vector is None else self.vector.shape[1:],
             None if self.concat is None else self.concat.shape[1:],
+            tuple((control.network.key, control.hint.shape[1:]) for control in self.controls),
         )
 
 

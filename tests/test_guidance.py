@@ -8,7 +8,7 @@ from torch import Tensor
 from toy_model import ToyModel, drive, drive_together, prompt
 
 from executor.errors import InputError
-from executor.ports import Area, Cond
+from executor.ports import Area, Canvas, Cond
 from executor.sampling.guidance import guided, resized
 from executor.steps import Eval
 
@@ -37,7 +37,12 @@ def denoised(
 ) -> Tensor:
     x = noisy() if x is None else x
     denoise = guided(
-        model or ToyModel(), positive, negative, cfg=cfg, like=torch.zeros_like(x), sigmas=SIGMAS
+        model or ToyModel(),
+        positive,
+        negative,
+        cfg=cfg,
+        canvas=Canvas(torch.zeros_like(x)),
+        sigmas=SIGMAS,
     )
     return drive(denoise(x, sigma))
 
@@ -92,7 +97,7 @@ def test_two_runs_in_one_batch_get_what_they_get_alone():
         {"positive": [prompt(2.0, length=6), prompt(0.0)], "negative": [prompt(5.0)], "cfg": 7.0},
     ]
     x = noisy()
-    steps = [guided(model, **run, like=x, sigmas=SIGMAS)(x, HERE) for run in runs]
+    steps = [guided(model, **run, canvas=Canvas(x), sigmas=SIGMAS)(x, HERE) for run in runs]
     together = drive_together(steps)
     assert len(model.shapes) == 1
     for result, run in zip(together, runs, strict=True):
@@ -260,7 +265,7 @@ def test_where_no_prompt_holds_nothing_is_evaluated():
 
 def test_requests_say_how_far_the_run_is():
     x = noisy()
-    denoise = guided(ToyModel(), [prompt(1.0)], [], cfg=1.0, like=x, sigmas=SIGMAS)
+    denoise = guided(ToyModel(), [prompt(1.0)], [], cfg=1.0, canvas=Canvas(x), sigmas=SIGMAS)
 
     def position(sigma: float) -> tuple[int, int]:
         request: Eval = next(denoise(x, torch.tensor(sigma)))

@@ -9,7 +9,9 @@ from laws import left_alone
 from torch import Tensor
 
 from executor import Cond, Context, Inputs, Latent, Steps
+from executor.ports import Canvas
 from executor.sampling.forward import evaluate
+from executor.sampling.guidance import repeated
 from executor.sampling.samplers import SAMPLERS
 from executor.sampling.schedules import SCHEDULERS, DiscreteSchedule
 from executor.settings import Settings
@@ -24,6 +26,9 @@ class Blob:
     key = "blob"
     schedule = DiscreteSchedule.scaled_linear()
     latent_channels, latent_scale, device = 4, 0.5, torch.device("cpu")
+
+    def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
+        return Inputs(repeated(cond.tokens, len(canvas.clean)))
 
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         mean = inputs.tokens.mean(dim=(1, 2)).view(-1, 1, 1, 1)

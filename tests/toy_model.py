@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from executor.ports import Cond
+from executor.ports import Canvas, Cond
 from executor.sampling.forward import evaluate
+from executor.sampling.guidance import repeated
 from executor.sampling.schedules import DiscreteSchedule
 from executor.steps import Eval, Inputs, Steps
 
@@ -30,6 +31,9 @@ class ToyModel:
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
+
+    def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
+        return Inputs(repeated(cond.tokens, len(canvas.clean)))
 
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         self.shapes.append(tuple(x.shape))

@@ -20,7 +20,8 @@ from executor import (
     Seed,
     Steps,
 )
-from executor.ports import DiffusionModel
+from executor.ports import Canvas, Cond, DiffusionModel
+from executor.sampling.guidance import repeated
 
 CALLS: list[str] = []
 """The names of the nodes that ran; tests clear it."""
@@ -128,6 +129,9 @@ class ToyModel:
         self.key, self.gain = name, gain
         self.calls: list[int] = []
         """The rows of each forward pass."""
+
+    def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
+        return Inputs(repeated(cond.tokens, len(canvas.clean)))
 
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         self.calls.append(len(x))

@@ -10,6 +10,9 @@ from typing import Literal, TypeAlias
 
 Prediction: TypeAlias = Literal["epsilon", "v"]
 
+VectorSays: TypeAlias = Literal["sizes", "score"]
+"""What the numbers after the pooled prompt mean: sizes, or with the last two for a score."""
+
 LatentSpace: TypeAlias = Literal["sd", "sdxl"]
 """Families with the same encode a picture to the same latent, about."""
 
@@ -33,12 +36,13 @@ class Family:
     title: str
     in_channels: int  # of the U-Net: 4, or with a mask and a masked picture 9
     context: int  # width of the prompt's tokens in the family's real files
-    vector: int | None  # width of the pooled prompt and sizes, if it takes any
+    vector: int | None  # width of the pooled prompt and further numbers, if it takes any
     text: tuple[TextTower, ...]
     resolution: int  # side in pixels that it was trained on
     heads: int | None  # attention heads of the U-Net; None: one for every 64 channels
     latent_scale: float = 0.18215
     prediction: Prediction = "epsilon"
+    vector_says: VectorSays | None = None
     is_supported: bool = False
 
     @property
@@ -78,7 +82,16 @@ FAMILIES: tuple[Family, ...] = (
     Family("sd2-inpaint", "Stable Diffusion 2.x inpainting", 9, 1024, None, (CLIP_H,), 512, None),
     Family("sd2-depth", "Stable Diffusion 2.x depth", 5, 1024, None, (CLIP_H,), 512, None),
     Family(
-        "sdxl", "SDXL", 4, 2048, 2816, (SDXL_CLIP_L, SDXL_CLIP_G), 1024, None, latent_scale=0.13025
+        "sdxl",
+        "SDXL",
+        4,
+        2048,
+        2816,
+        (SDXL_CLIP_L, SDXL_CLIP_G),
+        1024,
+        None,
+        latent_scale=0.13025,
+        vector_says="sizes",
     ),
     Family(
         "sdxl-inpaint",
@@ -90,6 +103,7 @@ FAMILIES: tuple[Family, ...] = (
         1024,
         None,
         latent_scale=0.13025,
+        vector_says="sizes",
     ),
     Family(
         "sdxl-refiner",
@@ -101,6 +115,7 @@ FAMILIES: tuple[Family, ...] = (
         1024,
         None,
         latent_scale=0.13025,
+        vector_says="score",
     ),
 )
 

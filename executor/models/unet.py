@@ -4,15 +4,18 @@ Scaling and the step from the network's prediction to a denoised latent are floa
 network; the network itself computes in its own precision.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from executor.errors import InputError
+from executor.models import further_inputs
 from executor.models.families import Family, Prediction
 from executor.models.latent_rgb import LatentRgb
-from executor.ports import NoiseSchedule
+from executor.ports import Canvas, Cond, NoiseSchedule, Residuals
 from executor.steps import Inputs
 
 
@@ -63,6 +66,42 @@ class UNet:
         """How much its weights take."""
         return sum(weight.nbytes for weight in self.network.parameters())
 
+    def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
+        """What the network is given for a prompt, one row for each of the canvas.
+
+        Raises InputError for a prompt that another model's text encoder has encoded.
+        """
+        context = int(self.network.config["cross_attention_dim"])
+        if cond.tokens.shape[-1] != context:
+            raise InputError(
+                f"the prompt is encoded {cond.tokens.shape[-1]} wide, and this model "
+                f"({self.family.title}) reads {context}: encode it with the model's own text "
+                "encoder (CLIP of the same loader)"
+            )
+        rows = len(canvas.clean)
+        turns = -(-rows // len(cond.tokens))
+        tokens = cond.tokens.repeat(turns, 1, 1)[:rows].to(canvas.clean.device)
+        vector = concat = None
+        if self.family.vector_says is not None:
+            vector = further_inputs.vector(cond, self.family, canvas, is_negative=is_negative)
+            self._check_vector(vector)
+        further_channels = self.family.in_channels - self.latent_channels
+        if further_channels == 5:
+            concat = further_inputs.masked_picture(cond, self.latent_scale, canvas)
+        elif further_channels == 4:
+            concat = further_inputs.edited_picture(cond, canvas)
+        return Inputs(tokens, vector, concat)
+
+    def _check_vector(self, vector: Tensor) -> None:
+        wanted = int(self.network.config["projection_class_embeddings_input_dim"])
+        if vector.shape[1] != wanted:
+            numbers = wanted - vector.shape[1]
+            raise InputError(
+                f"the prompt's pooled output is {'too short' if numbers > 0 else 'too long'} by "
+                f"{abs(numbers)} for this model ({self.family.title}): encode it with the model's "
+                "own text encoders (CLIP of the same loader)"
+            )
+
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its ``sigma`` (B,).
 
@@ -74,18 +113,44 @@ class UNet:
         sigma = sigma[:, None, None, None]
         variance = sigma**2 + 1
         seen = x / variance**0.5
-        if inputs.concat is not None:
-            seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
-        vector = inputs.vector
         with torch.no_grad():
-            (predicted,) = self.network(
-                seen.to(self.dtype),
-                timesteps,
-                encoder_hidden_states=inputs.tokens.to(self.dtype),
-                class_labels=None if vector is None else vector.to(self.dtype),
-                return_dict=False,
-            )
-        predicted = predicted.float()
+            predicted = self._predict(seen, timesteps, inputs).float()
         if self.prediction == "v":
             return x / variance - predicted * sigma / variance**0.5
         return x - predicted * sigma
+
+    def _predict(self, seen: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+        """The network's own prediction for scaled rows (B, C, h, w), in its precision."""
+        vector = inputs.vector
+        added = [
+            control.network.residuals(seen, timesteps, inputs, control)
+            for control in inputs.controls
+        ]
+        if inputs.concat is not None:
+            seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
+        (predicted,) = self.network(
+            seen.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=inputs.tokens.to(self.dtype),
+            class_labels=None if vector is None else vector.to(self.dtype),
+            return_dict=False,
+            **_additional(added, self.dtype),
+        )
+        return predicted
+
+
+def _additional(added: Sequence[Residuals], dtype: torch.dtype) -> dict[str, Any]:
+    """The sums of what control networks add, as arguments of the network."""
+    middles = [[one.middle] for one in added if one.middle is not None]
+    sums = {
+        "down_block_additional_residuals": _summed([one.skips for one in added], dtype),
+        "mid_block_additional_residual": next(iter(_summed(middles, dtype)), None),
+        "down_intrablock_additional_residuals": _summed([one.features for one in added], dtype),
+    }
+    return {name: value for name, value in sums.items() if value is not None and len(value)}
+
+
+def _summed(sequences: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Tensor]:
+    """The sums place by place, of those sequences that hold anything."""
+    present = [sequence for sequence in sequences if sequence]
+    return [torch.stack(same).sum(0).to(dtype) for same in zip(*present, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from executor.steps import Eval, Inputs
+from executor.steps import ControlInput, Eval, Inputs
 
 MOST_REPEATS = 4
 """How often tokens may be repeated to share a batch; more costs more than another pass."""
@@ -27,11 +27,7 @@ def evaluate(requests: Sequence[Eval]) -> list[Tensor]:
     answers: dict[int, Tensor] = {}
     for members in together([request.inputs.tokens.shape[1] for request in requests]):
         group = [requests[index] for index in members]
-        inputs = Inputs(
-            aligned([request.inputs.tokens for request in group]),
-            _joined([request.inputs.vector for request in group]),
-            _joined([request.inputs.concat for request in group]),
-        )
+        inputs = joined([request.inputs for request in group])
         x = torch.cat([request.x for request in group])
         sigma = torch.cat([request.sigma for request in group])
         with torch.inference_mode():
@@ -66,7 +62,24 @@ def aligned(tokens: Sequence[Tensor]) -> Tensor:
     )
 
 
-def _joined(rows: Sequence[Tensor | None]) -> Tensor | None:
-    """All rows, or none: requests with equal keys agree on whether there are any."""
+def joined(inputs: Sequence[Inputs]) -> Inputs:
+    """The rows of inputs of equal layout, one after the other."""
+    return Inputs(
+        aligned([rows.tokens for rows in inputs]),
+        _rows([rows.vector for rows in inputs]),
+        _rows([rows.concat for rows in inputs]),
+        tuple(
+            ControlInput(
+                same[0].network,
+                torch.cat([control.hint for control in same]),
+                torch.cat([control.strength for control in same]),
+            )
+            for same in zip(*(rows.controls for rows in inputs), strict=True)
+        ),
+    )
+
+
+def _rows(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """All rows, or none: inputs of equal layout agree on whether there are any."""
     present = [tensor for tensor in rows if tensor is not None]
     return torch.cat(present) if present else None

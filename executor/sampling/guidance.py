@@ -7,7 +7,7 @@ fits in one batch goes into one request: with one prompt a side, the two halves 
 rules are ComfyUI's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from executor.errors import InputError
-from executor.ports import Area, Cond, Conditioning, DiffusionModel
-from executor.sampling.forward import aligned, together
+from executor.ports import Area, Canvas, Cond, Conditioning, Control, DiffusionModel
+from executor.sampling.forward import joined, together
 from executor.sampling.samplers import Denoiser
-from executor.steps import Eval, Inputs, Steps
+from executor.steps import ControlInput, Eval, Inputs, Steps
 
 FEATHER = 8
 """Width, in latent pixels, of an area's soft edge away from the picture's border."""
@@ -28,19 +28,34 @@ LEAST_CROP = 8
 """Side, in latent pixels, below which a crop around a mask does not go."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When something holds: from one sigma down to another, ends included."""
+
+    start: float
+    end: float
+
+    def holds(self, sigma: float) -> bool:
+        """Whether it counts at this noise."""
+        return self.end <= sigma <= self.start
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
     """A prompt where and when it holds, ready to be evaluated."""
 
-    tokens: Tensor  # (B, T, D)
+    inputs: Inputs  # of B rows, without controls
+    controls: Sequence[tuple[Span, ControlInput]]
     area: Area  # within the latent
     weight: Tensor | None  # (B or 1, 1, h, w) over the area; None: 1 everywhere
-    start_sigma: float  # holds from here
-    end_sigma: float  # down to here
+    span: Span
 
-    def holds(self, sigma: float) -> bool:
-        """Whether the prompt counts at this noise."""
-        return self.end_sigma <= sigma <= self.start_sigma
+    def inputs_at(self, sigma: float) -> Inputs:
+        """What the model is given at this noise."""
+        if not self.controls:
+            return self.inputs
+        active = tuple(control for span, control in self.controls if span.holds(sigma))
+        return replace(self.inputs, controls=active)
 
     def crop(self, x: Tensor) -> Tensor:
         """The part of ``x`` (B, C, h, w) in the area, as a view."""
@@ -54,35 +69,36 @@ def guided(
     negative: Conditioning,
     *,
     cfg: float,
-    like: Tensor,
+    canvas: Canvas,
     sigmas: Tensor,
 ) -> Denoiser:
-    """The denoiser that samplers call, for latents of the shape and on the device of ``like``.
+    """The denoiser that samplers call, for latents of the canvas' shape and on its device.
 
     With ``cfg`` 1 the negative side is not evaluated. ``sigmas`` only tell how far a request is.
     Raises InputError for an area outside the latent.
     """
-    height, width = like.shape[-2:]
+    height, width = canvas.clean.shape[-2:]
     here = [_resolved(cond, height, width) for cond in positive]
     away = [_resolved(cond, height, width) for cond in negative]
     away += _counterparts(here, away)
     here += _counterparts(away, here)
     is_guided = not isclose(cfg, 1.0)
-    wanted = [_region(model, cond, like) for cond in here]
-    unwanted = [_region(model, cond, like) for cond in away] if is_guided else []
+    wanted = [_region(model, cond, canvas, is_negative=False) for cond in here]
+    unwanted = [_region(model, cond, canvas, is_negative=True) for cond in away if is_guided]
     marks = sigmas.tolist()[:-1]
 
     def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
         now = float(sigma)
         step = max(sum(mark >= now for mark in marks) - 1, 0)
-        active = [region for region in wanted if region.holds(now)]
+        active = [region for region in wanted if region.span.holds(now)]
         count = len(active)
-        active += [region for region in unwanted if region.holds(now)]
+        active += [region for region in unwanted if region.span.holds(now)]
+        given = [region.inputs_at(now) for region in active]
         answers: dict[int, Tensor] = {}
-        for group in _batches(active):
-            members = [active[index] for index in group]
-            rows = torch.cat([region.crop(x) for region in members])  # (members · B, C, h, w)
-            inputs = Inputs(aligned([region.tokens for region in members]))
+        for group in _batches(active, given):
+            # (members · B, C, h, w)
+            rows = torch.cat([crop(x, active[index].area) for index in group])
+            inputs = joined([given[index] for index in group])
             sigmas_of_rows = rows.new_full((len(rows),), now)
             answer = yield Eval(model, rows, sigmas_of_rows, inputs, step, len(marks))
             answers.update(zip(group, answer.split(len(x)), strict=True))
@@ -103,20 +119,26 @@ def _mixture(x: Tensor, parts: Sequence[tuple[Region, Tensor]]) -> Tensor:
     total, weights = torch.zeros_like(x), torch.full_like(x, 1e-37)
     for region, denoised in parts:
         weight = 1.0 if region.weight is None else region.weight
-        region.crop(total).add_(denoised * weight)
-        region.crop(weights).add_(weight)
+        crop(total, region.area).add_(denoised * weight)
+        crop(weights, region.area).add_(weight)
     return total / weights
 
 
-def _batches(regions: Sequence[Region]) -> list[list[int]]:
-    """Which regions can be evaluated at once: of one size, with prompts that can be aligned."""
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for index, region in enumerate(regions):
-        sizes.setdefault((region.area.height, region.area.width), []).append(index)
+def crop(rows: Tensor, area: Area) -> Tensor:
+    """The part of ``rows`` (B, C, h, w) in an area, as a view."""
+    return rows[..., area.y : area.y + area.height, area.x : area.x + area.width]
+
+
+def _batches(regions: Sequence[Region], given: Sequence[Inputs]) -> list[list[int]]:
+    """Which can be evaluated at once: of one size and layout, with prompts that can be aligned."""
+    alike: dict[Hashable, list[int]] = {}
+    for index, (region, inputs) in enumerate(zip(regions, given, strict=True)):
+        key = region.area.height, region.area.width, inputs.layout
+        alike.setdefault(key, []).append(index)
     return [
         [members[place] for place in places]
-        for members in sizes.values()
-        for places in together([regions[index].tokens.shape[1] for index in members])
+        for members in alike.values()
+        for places in together([given[index].tokens.shape[1] for index in members])
     ]
 
 
@@ -194,9 +216,9 @@ def _size(area: Area | None) -> int:
     return area.height * area.width if area else 0
 
 
-def _region(model: DiffusionModel, cond: Cond, like: Tensor) -> Region:
-    """A prompt as a region of a latent like this one."""
-    batch, height, width = len(like), *like.shape[-2:]
+def _region(model: DiffusionModel, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Region:
+    """A prompt as a region of this canvas."""
+    batch, height, width = len(canvas.clean), *canvas.clean.shape[-2:]
     area = cond.area or Area(height, width, 0, 0)
     area = replace(
         area, height=min(area.height, height - area.y), width=min(area.width, width - area.x)
@@ -206,21 +228,37 @@ def _region(model: DiffusionModel, cond: Cond, like: Tensor) -> Region:
             f"an area of a conditioning begins at x = {8 * area.x}, y = {8 * area.y} pixels,"
             f" outside the picture of {8 * width} × {8 * height}; move it inside"
         )
-    schedule = model.schedule
+    inputs = model.inputs(cond, canvas, is_negative=is_negative)
+    if inputs.concat is not None:
+        inputs = replace(inputs, concat=crop(inputs.concat, area))
     return Region(
-        tokens=repeated(cond.tokens, batch).to(like.device),
+        inputs=inputs,
+        controls=[_control(model, control, area, batch) for control in cond.controls],
         area=area,
-        weight=_weight(cond, area, like),
-        start_sigma=schedule.percent_to_sigma(cond.start_percent),
-        end_sigma=schedule.percent_to_sigma(cond.end_percent),
+        weight=_weight(cond, area, canvas.clean),
+        span=_span(model, cond),
     )
+
+
+def _control(
+    model: DiffusionModel, control: Control, area: Area, batch: int
+) -> tuple[Span, ControlInput]:
+    """A control for so many rows of an area's size."""
+    hint = repeated(control.network.hint(control.picture, area.height, area.width), batch)
+    strength = torch.full((batch,), control.strength, device=hint.device)
+    return _span(model, control), ControlInput(control.network, hint, strength)
+
+
+def _span(model: DiffusionModel, timed: Cond | Control) -> Span:
+    to_sigma = model.schedule.percent_to_sigma
+    return Span(to_sigma(timed.start_percent), to_sigma(timed.end_percent))
 
 
 def _weight(cond: Cond, area: Area, like: Tensor) -> Tensor | None:
     """How much a prompt counts at each pixel of its area; an area with a mask has hard edges."""
     if cond.mask is not None:
         mask = cond.mask[: len(like), None].to(like)
-        mask = mask[..., area.y : area.y + area.height, area.x : area.x + area.width]
+        mask = crop(mask, area)
         return repeated(mask * cond.mask_strength * cond.strength, len(like))
     height, width = like.shape[-2:]
     if cond.area is None and cond.strength == 1:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from executor.errors import InputError, nearest
-from executor.ports import Conditioning, DiffusionModel, Latent, NoiseSchedule
+from executor.ports import Canvas, Conditioning, DiffusionModel, Latent, NoiseSchedule
 from executor.sampling import noise as noises
 from executor.sampling.guidance import guided, repeated, resized
 from executor.sampling.samplers import SAMPLERS, Denoiser, Sampler
@@ -96,11 +96,16 @@ def sample_along(
     clean = latent.samples * model.latent_scale  # (B, C, h, w)
     noise = noise.to(clean)
     sigmas = sigmas.float().cpu()
-    denoiser = guided(model, positive, negative, cfg=cfg, like=clean, sigmas=sigmas)
+    free = None
     if latent.noise_mask is not None:
+        free = repeated(resized(latent.noise_mask, *clean.shape[-2:]), len(clean))[:, None]
+        free = free.to(clean)  # (B, 1, h, w)
+    canvas = Canvas(clean, free)
+    denoiser = guided(model, positive, negative, cfg=cfg, canvas=canvas, sigmas=sigmas)
+    if free is not None:
         own = sampler.has_own_mask_noise
         kept = noises.initial(clean.shape, seed + 1).to(clean) if own else noise
-        denoiser = masked(denoiser, latent.noise_mask, clean, kept)
+        denoiser = masked(denoiser, free, clean, kept)
     added = noises.for_sampler(
         sampler.noise, clean, sigmas, seed, ancestral_seed_offset=ancestral_seed_offset
     )
@@ -136,13 +141,12 @@ def first_scale(schedule: NoiseSchedule, sigma: Tensor) -> Tensor:
     return torch.sqrt(1 + sigma**2) if is_all_noise else sigma
 
 
-def masked(model: Denoiser, mask: Tensor, clean: Tensor, noise: Tensor) -> Denoiser:
-    """A denoiser that changes a latent where ``mask`` is 1 and sees the given one elsewhere.
+def masked(model: Denoiser, free: Tensor, clean: Tensor, noise: Tensor) -> Denoiser:
+    """A denoiser that changes a latent where ``free`` is 1 and sees the given one elsewhere.
 
     The blend before and after each evaluation that Lugmayr et al. (2022, RePaint, eq. 8) describe,
-    soft masks included. ``mask`` is (B or 1, H, W) at any size.
+    soft masks included. ``free`` is (B, 1, h, w), of the latent's size.
     """
-    free = repeated(resized(mask, *clean.shape[-2:]), len(clean))[:, None].to(clean)  # (B, 1, h, w)
     kept = 1 - free
 
     def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
