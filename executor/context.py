@@ -23,6 +23,22 @@ class Checkpoint(NamedTuple):
     vae: Autoencoder
 
 
+class Models(Protocol):
+    """A shelf of models by the names of their files, each in memory once whoever asks for it.
+
+    Every method raises PathError where there is no such file, and ModelFileError, which says what
+    the file is, where it is not what was asked for.
+    """
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """All parts of a file in ``checkpoints``."""
+        ...
+
+    def vae(self, name: str) -> Autoencoder:
+        """From the folder ``vae``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SavedFile:
     """A file that a node run left behind, as clients ask for it."""
@@ -68,12 +84,9 @@ class Context(Protocol):
         """
         ...
 
-    def load_checkpoint(self, name: str) -> Checkpoint:
-        """Load ``name`` from the folder ``checkpoints``. Raises PathError, ModelFileError."""
-        ...
-
-    def load_vae(self, name: str) -> Autoencoder:
-        """Load ``name`` from the folder ``vae``. Raises PathError, ModelFileError."""
+    @property
+    def models(self) -> Models:
+        """The user's models: loaded when first asked for, in memory once."""
         ...
 
     def save(

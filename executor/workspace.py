@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from executor.cache import Cache
-from executor.context import Checkpoint, SavedFile
+from executor.context import Models, SavedFile
 from executor.paths import Folders
 from executor.placeholders import expand
-from executor.ports import Autoencoder
 from executor.saving import save_new
 from executor.settings import Settings
 
@@ -60,6 +59,13 @@ class Workspace:
         from executor.models.library import Library
 
         return Library(self.devices, partial(self.folders.find, "embeddings"))
+
+    @cached_property
+    def models(self) -> Models:
+        """The models by the names of their files."""
+        from executor.models.shelf import Shelf
+
+        return Shelf(self.library, self.folders.find)
 
     @cached_property
     def painter(self) -> "Painter":
@@ -139,15 +145,10 @@ class NodeContext:
         """The file of that name in a named folder."""
         return self._workspace.folders.find(folder, name)
 
-    def load_checkpoint(self, name: str) -> Checkpoint:
-        """Load from the folder ``checkpoints``, or take what was loaded before."""
-        path = self.find("checkpoints", name)
-        return self._workspace.library.checkpoint(path)
-
-    def load_vae(self, name: str) -> Autoencoder:
-        """Load from the folder ``vae``, or take what was loaded before."""
-        path = self.find("vae", name)
-        return self._workspace.library.vae(path)
+    @property
+    def models(self) -> Models:
+        """The workspace's models."""
+        return self._workspace.models
 
     def save(
         self,

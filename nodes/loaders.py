@@ -21,7 +21,7 @@ class CheckpointLoader(
     ckpt_name: Annotated[str, FileChoice("checkpoints")]
 
     def run(self, ctx: Context) -> LoadedCheckpoint:
-        return LoadedCheckpoint(*ctx.load_checkpoint(self.ckpt_name))
+        return LoadedCheckpoint(*ctx.models.checkpoint(self.ckpt_name))
 
 
 class VAELoader(Node, category="loaders", display_name="Load VAE"):
@@ -30,4 +30,4 @@ class VAELoader(Node, category="loaders", display_name="Load VAE"):
     vae_name: Annotated[str, FileChoice("vae")]
 
     def run(self, ctx: Context) -> Vae:
-        return ctx.load_vae(self.vae_name)
+        return ctx.models.vae(self.vae_name)

@@ -63,14 +63,14 @@ def test_a_context_says_what_the_settings_say(tmp_path: Path) -> None:
 
 
 def test_models_that_are_not_there_are_told_before_any_is_loaded(workspace: Workspace) -> None:
-    for load in (workspace.context().load_checkpoint, workspace.context().load_vae):
+    for load in (workspace.context().models.checkpoint, workspace.context().models.vae):
         with pytest.raises(PathError, match="there is no file"):
             load("none.safetensors")
 
 
 def test_a_model_is_loaded_once(workspace: Workspace) -> None:
-    first = workspace.context().load_checkpoint("weft-tiny.safetensors")
-    second = workspace.context().load_checkpoint("weft-tiny.safetensors")
+    first = workspace.context().models.checkpoint("weft-tiny.safetensors")
+    second = workspace.context().models.checkpoint("weft-tiny.safetensors")
     assert isinstance(workspace.library, Library)
     assert all(a is b for a, b in zip(first, second, strict=True))
 
