@@ -25,6 +25,7 @@ COMPUTES = (
     "executor/pictures.py",
     "executor/resampling.py",
     "executor/testing.py",
+    "executor/tiling.py",
 )
 """What nodes and the engine import when something runs; all else is light."""
 
