@@ -5,8 +5,9 @@ by its ``Port`` marker; to the type checker it is the class that it really is.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -107,6 +108,22 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Phrase:
+    """What is to be seen in a rectangle of the picture."""
+
+    pooled: Tensor  # (1, P): the text encoder's pooled output
+    area: Area
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounding:
+    """Phrases that a network beside the U-Net puts at their places."""
+
+    network: "GroundingNetwork"
+    phrases: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Cond:
     """One encoded prompt, where and when in the picture it holds, and what comes with it."""
 
@@ -124,6 +141,8 @@ class Cond:
     concat: Tensor | None = None  # (B, C, H/8, W/8), unscaled: seen beside the noisy latent
     concat_mask: Tensor | None = None  # (B, H, W): which part of ``concat`` is to be painted
     controls: tuple[Control, ...] = ()
+    shares_controls: bool = False  # with the negative prompt, unless that has some of its own
+    grounding: Grounding | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,12 +153,26 @@ class Canvas:
     mask: Tensor | None = None  # (B, 1, h, w): where sampling may change it
 
 
+Prediction: TypeAlias = Literal["epsilon", "v", "x0", "lcm", "edm"]
+"""What a network's output is: the noise; Salimans & Ho's v; the picture; the noise, with a
+consistency model's boundary (Luo et al. 2023); Karras et al.'s F (2022, eq. 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a network was trained to predict, and at which noise."""
+
+    prediction: Prediction = "epsilon"
+    has_zero_terminal_snr: bool = False  # the last timestep is all noise (Lin et al. 2023)
+    sigmas: tuple[float, float] | None = None  # least and largest, all between; None: 1,000 steps
+
+
 class NoiseSchedule(Protocol):
     """How much noise there is at each training timestep of a model."""
 
     @property
     def sigmas(self) -> Tensor:
-        """Rising, (1000,) float32."""
+        """Rising, float32: (1000,) but for distilled models."""
         ...
 
     @property
@@ -147,7 +180,7 @@ class NoiseSchedule(Protocol):
     @property
     def sigma_max(self) -> float: ...
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The nearest training timestep in log sigma: whole numbers, float32, the same shape."""
+        """The training timestep of each sigma, float32, the same shape."""
         ...
 
     def sigma(self, timestep: Tensor) -> Tensor:
@@ -178,6 +211,10 @@ class DiffusionModel(Protocol):
 
     @property
     def device(self) -> Any: ...
+    def with_objective(self, objective: Objective) -> "DiffusionModel":
+        """The same network, taken to have been trained otherwise; its key is another."""
+        ...
+
     def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> "Inputs":
         """What the network is given for a prompt, one row for each of the canvas; no controls.
 
@@ -198,14 +235,45 @@ class ControlNetwork(Protocol):
         """Equal for equal weights."""
         ...
 
-    def hint(self, picture: Tensor, height: int, width: int) -> Tensor:
-        """A picture (B, H, W, 3) as the network reads it for a latent of this size: (B, …)."""
+    def fitted(self, model: DiffusionModel) -> "ControlNetwork":
+        """The network as it steers this model. Raises InputError if it is made for another."""
+        ...
+
+    def hints(self, picture: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """A picture (B, H, W, C) as the network uses it for a latent of this size, each (B, …).
+
+        Computed once for a whole sampling. Raises InputError for a picture that it cannot read.
+        """
         ...
 
     def residuals(
         self, seen: Tensor, timesteps: Tensor, inputs: "Inputs", control: "ControlInput"
     ) -> "Residuals":
         """What the U-Net adds to its own, for rows ``seen`` (B, C, h, w) at ``timesteps`` (B,)."""
+        ...
+
+
+class GroundingNetwork(Protocol):
+    """Layers that let a U-Net put phrases at places of the picture: GLIGEN."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal weights."""
+        ...
+
+    def check(self, model: DiffusionModel) -> None:
+        """Raises InputError for a model that the layers are not made for."""
+        ...
+
+    def objects(self, phrases: Sequence[Phrase], height: int, width: int) -> Tensor:
+        """The phrases at their places in a latent of this size, as the layers see them (1, N, D).
+
+        N is always the same. Raises InputError if there are more phrases than that.
+        """
+        ...
+
+    def fused(self, network: Any) -> AbstractContextManager[None]:
+        """While this holds, a U-Net has the layers, and takes ``objects`` for them."""
         ...
 
 
@@ -254,6 +322,10 @@ Conditioning: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[DiffusionModel, Port("MODEL", "a diffusion model", has="denoise")]
 Clip: TypeAlias = Annotated[TextEncoder, Port("CLIP", "a text encoder", has="encode")]
 Vae: TypeAlias = Annotated[Autoencoder, Port("VAE", "an autoencoder", has="decode")]
+ControlNet: TypeAlias = Annotated[
+    ControlNetwork, Port("CONTROL_NET", "a ControlNet or a T2I-Adapter", has="residuals")
+]
+Gligen: TypeAlias = Annotated[GroundingNetwork, Port("GLIGEN", "a GLIGEN network", has="objects")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from executor.ports import ControlNetwork, DiffusionModel
+from executor.ports import ControlNetwork, DiffusionModel, GroundingNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,16 @@ class ControlInput:
     """What a control network is given; one row for each row of x."""
 
     network: ControlNetwork
-    hint: Tensor  # (B, …), as the network reads its picture
+    hints: tuple[Tensor, ...]  # (B, …) each: the picture as the network uses it
     strength: Tensor  # (B,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundingInput:
+    """What the layers that put phrases at places are given; one row for each row of x."""
+
+    network: GroundingNetwork
+    objects: Tensor  # (B, N, D)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +44,7 @@ class Inputs:
     vector: Tensor | None = None  # (B, V): pooled prompt and sizes (SDXL)
     concat: Tensor | None = None  # (B, C', h, w): further channels of x (inpainting, pix2pix)
     controls: tuple[ControlInput, ...] = ()
+    grounding: GroundingInput | None = None
 
     @property
     def layout(self) -> Hashable:
@@ -44,7 +53,11 @@ class Inputs:
             self.tokens.shape[-1],
             None if self.vector is None else self.vector.shape[1:],
             None if self.concat is None else self.concat.shape[1:],
-            tuple((control.network.key, control.hint.shape[1:]) for control in self.controls),
+            tuple(
+                (control.network.key, *(hint.shape[1:] for hint in control.hints))
+                for control in self.controls
+            ),
+            None if self.grounding is None else self.grounding.network.key,
         )
 
 

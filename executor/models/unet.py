@@ -5,6 +5,8 @@ network; the network itself computes in its own precision.
 """
 
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
+from functools import reduce
 from typing import Any
 
 import torch
@@ -128,14 +130,19 @@ class UNet:
         ]
         if inputs.concat is not None:
             seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
-        (predicted,) = self.network(
-            seen.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=inputs.tokens.to(self.dtype),
-            class_labels=None if vector is None else vector.to(self.dtype),
-            return_dict=False,
-            **_additional(added, self.dtype),
-        )
+        grounding, further = inputs.grounding, _additional(added, self.dtype)
+        if grounding is not None:
+            objects = grounding.objects.to(self.dtype)
+            further["cross_attention_kwargs"] = {"gligen": {"objects": objects}}
+        with grounding.network.fused(self.network) if grounding else nullcontext():
+            (predicted,) = self.network(
+                seen.to(self.dtype),
+                timesteps,
+                encoder_hidden_states=inputs.tokens.to(self.dtype),
+                class_labels=None if vector is None else vector.to(self.dtype),
+                return_dict=False,
+                **further,
+            )
         return predicted
 
 
@@ -153,4 +160,4 @@ def _additional(added: Sequence[Residuals], dtype: torch.dtype) -> dict[str, Any
 def _summed(sequences: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Tensor]:
     """The sums place by place, of those sequences that hold anything."""
     present = [sequence for sequence in sequences if sequence]
-    return [torch.stack(same).sum(0).to(dtype) for same in zip(*present, strict=True)]
+    return [reduce(torch.add, same).to(dtype) for same in zip(*present, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from executor.steps import ControlInput, Eval, Inputs
+from executor.steps import ControlInput, Eval, GroundingInput, Inputs
 
 MOST_REPEATS = 4
 """How often tokens may be repeated to share a batch; more costs more than another pass."""
@@ -71,12 +71,24 @@ def joined(inputs: Sequence[Inputs]) -> Inputs:
         tuple(
             ControlInput(
                 same[0].network,
-                torch.cat([control.hint for control in same]),
+                tuple(
+                    torch.cat(rows)
+                    for rows in zip(*(control.hints for control in same), strict=True)
+                ),
                 torch.cat([control.strength for control in same]),
             )
             for same in zip(*(rows.controls for rows in inputs), strict=True)
         ),
+        _grounding([rows.grounding for rows in inputs]),
     )
+
+
+def _grounding(inputs: Sequence[GroundingInput | None]) -> GroundingInput | None:
+    """All rows, of the one network that inputs of equal layout have, or of none."""
+    present = [grounding for grounding in inputs if grounding is not None]
+    if not present:
+        return None
+    return GroundingInput(present[0].network, torch.cat([rows.objects for rows in present]))
 
 
 def _rows(rows: Sequence[Tensor | None]) -> Tensor | None:

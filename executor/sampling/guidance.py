@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from executor.errors import InputError
-from executor.ports import Area, Canvas, Cond, Conditioning, Control, DiffusionModel
+from executor.ports import Area, Canvas, Cond, Conditioning, Control, DiffusionModel, Grounding
 from executor.sampling.forward import joined, together
 from executor.sampling.samplers import Denoiser
-from executor.steps import ControlInput, Eval, Inputs, Steps
+from executor.sampling.sharing import shared
+from executor.steps import ControlInput, Eval, GroundingInput, Inputs, Steps
 
 FEATHER = 8
 """Width, in latent pixels, of an area's soft edge away from the picture's border."""
@@ -82,6 +83,7 @@ def guided(
     away = [_resolved(cond, height, width) for cond in negative]
     away += _counterparts(here, away)
     here += _counterparts(away, here)
+    away = shared(here, away)
     is_guided = not isclose(cfg, 1.0)
     wanted = [_region(model, cond, canvas, is_negative=False) for cond in here]
     unwanted = [_region(model, cond, canvas, is_negative=True) for cond in away if is_guided]
@@ -231,6 +233,8 @@ def _region(model: DiffusionModel, cond: Cond, canvas: Canvas, *, is_negative: b
     inputs = model.inputs(cond, canvas, is_negative=is_negative)
     if inputs.concat is not None:
         inputs = replace(inputs, concat=crop(inputs.concat, area))
+    if cond.grounding is not None:
+        inputs = replace(inputs, grounding=_grounding(model, cond.grounding, area, batch))
     return Region(
         inputs=inputs,
         controls=[_control(model, control, area, batch) for control in cond.controls],
@@ -244,9 +248,21 @@ def _control(
     model: DiffusionModel, control: Control, area: Area, batch: int
 ) -> tuple[Span, ControlInput]:
     """A control for so many rows of an area's size."""
-    hint = repeated(control.network.hint(control.picture, area.height, area.width), batch)
-    strength = torch.full((batch,), control.strength, device=hint.device)
-    return _span(model, control), ControlInput(control.network, hint, strength)
+    network = control.network.fitted(model)
+    hints = network.hints(control.picture[:batch], area.height, area.width)
+    rows = tuple(repeated(hint, batch) for hint in hints)
+    strength = torch.full((batch,), control.strength, device=rows[0].device)
+    return _span(model, control), ControlInput(network, rows, strength)
+
+
+def _grounding(
+    model: DiffusionModel, grounding: Grounding, area: Area, batch: int
+) -> GroundingInput:
+    """Phrases at places, for so many rows of an area's size."""
+    network = grounding.network
+    network.check(model)
+    objects = network.objects(grounding.phrases, area.height, area.width)
+    return GroundingInput(network, repeated(objects, batch))
 
 
 def _span(model: DiffusionModel, timed: Cond | Control) -> Span:
