@@ -1,0 +1,120 @@
+"""One network of a model file: built without storage, checked, then filled from the mapped file.
+
+A tensor goes from the file to its device and precision in one step; where neither changes, it stays
+a view of the file. All that the header can tell is checked before a weight is read.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from executor.devices import Devices
+from executor.errors import ModelFileError
+from executor.models.header import Header
+
+M = TypeVar("M", bound=nn.Module)
+
+_SHOWN = 3  # of the tensors that are missing or wrong
+_FLOATS = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One network of a file: its title, and under which key each of its tensors is there."""
+
+    title: str
+    header: Header
+    keys: Callable[[Iterable[str]], Mapping[str, str]]
+
+    def build(self, make: Callable[[], M]) -> M:
+        """The network without storage, if the file's shapes are of one."""
+        try:
+            with torch.device("meta"):
+                return make()
+        except (KeyError, IndexError, ValueError, TypeError, StopIteration) as error:
+            why = f"there is no tensor {error}" if isinstance(error, KeyError) else str(error)
+            raise ModelFileError(
+                f"{self.header.path.name}: its {self.title} is incomplete, or none that Weft knows "
+                f"({why or 'a part is missing'}); download it again, or use another model"
+            ) from error
+
+    def stored_dtype(self, network: nn.Module) -> torch.dtype:
+        """The precision that most of its tensors are kept in."""
+        keys = self.keys(network.state_dict()).values()
+        found = Counter(
+            self.header.tensors[key].dtype for key in keys if key in self.header.tensors
+        )
+        return _FLOATS.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
+
+    def fill(self, network: nn.Module, devices: Devices, dtype: torch.dtype) -> None:
+        """Give the network its weights; all of them, or none and a ModelFileError."""
+        wanted = {name: tuple(meta.shape) for name, meta in network.state_dict().items()}
+        keys = self.keys(wanted)
+        self._check(wanted, keys)
+        state: dict[str, Tensor] = {}
+        try:
+            with safe_open(self.header.path, framework="pt") as file:
+                for name, key in keys.items():
+                    tensor: Tensor = file.get_tensor(key)
+                    state[name] = tensor.reshape(wanted[name]).to(
+                        device=devices.device,
+                        dtype=dtype,
+                        memory_format=devices.memory_format
+                        if len(wanted[name]) == 4
+                        else torch.preserve_format,
+                    )
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError(f"{self.header.path.name} cannot be read: {error}") from error
+        network.load_state_dict(state, assign=True)
+        network.eval().requires_grad_(False)
+
+    def _check(self, wanted: Mapping[str, tuple[int, ...]], keys: Mapping[str, str]) -> None:
+        """Every tensor is there, of its shape and a type that holds fractions."""
+        there = self.header.tensors
+        missing = [key for key in keys.values() if key not in there]
+        wrong = [
+            f"{key} is {_size(there[key].shape)} instead of {_size(wanted[name])}"
+            for name, key in keys.items()
+            if key in there and not _fits(there[key].shape, wanted[name])
+        ]
+        strange = [
+            f"{key} is {there[key].dtype}"
+            for key in keys.values()
+            if key in there and there[key].dtype not in _FLOATS
+        ]
+        faults = [
+            f"{len(found)} of its tensors {what}: {', '.join(found[:_SHOWN])}"
+            + (" …" if len(found) > _SHOWN else "")
+            for what, found in (
+                ("are missing", missing),
+                ("have another shape", wrong),
+                ("are of a type that Weft does not compute with", strange),
+            )
+            if found
+        ]
+        if faults:
+            raise ModelFileError(
+                f"{self.header.path.name}: its {self.title} cannot be loaded. {'; '.join(faults)}. "
+                "Download it again, or use another model"
+            )
+
+
+def _fits(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Equal, or one is a linear map and the other the same as a 1×1 convolution."""
+    return wanted in (there, (*there, 1, 1)) or there == (*wanted, 1, 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a single number"
