@@ -31,8 +31,8 @@ _GROUPS = 32  # of every norm in every real family
 
 def unet_config(shapes: Shapes, family: Family, hints: Hints) -> Config:
     """The U-Net with these tensors (by the file's names, without prefix)."""
-    _check_not_empty(shapes)
-    levels = _unet_levels(shapes)
+    check_not_empty(shapes)
+    levels = unet_levels(shapes)
     if any(len(level) != len(levels[0]) or len(set(level)) > 1 for level in levels):
         raise ValueError("its levels are irregular")
     widths = [level[0][0] for level in levels]
@@ -43,8 +43,8 @@ def unet_config(shapes: Shapes, family: Family, hints: Hints) -> Config:
     projections = [s for n, s in shapes.items() if n.endswith(".1.proj_in.weight")]
     context = next(s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight"))
     vector = shapes.get("label_emb.0.0.weight")
-    _check_divides("U-Net norm groups", [groups], widths)
-    _check_divides("U-Net heads", heads if isinstance(heads, list) else [heads], widths)
+    check_divides("U-Net norm groups", [groups], widths)
+    check_divides("U-Net heads", heads if isinstance(heads, list) else [heads], widths)
     return {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "out_channels": shapes["out.2.weight"][0],
@@ -63,7 +63,7 @@ def unet_config(shapes: Shapes, family: Family, hints: Hints) -> Config:
     }
 
 
-def _unet_levels(shapes: Shapes) -> list[list[tuple[int, int]]]:
+def unet_levels(shapes: Shapes) -> list[list[tuple[int, int]]]:
     """Width and transformer depth of each residual block on the way down, by level."""
     levels: list[list[tuple[int, int]]] = [[]]
     for block in _indices(shapes, r"input_blocks\.(\d+)\.")[1:]:
@@ -81,11 +81,11 @@ def _unet_levels(shapes: Shapes) -> list[list[tuple[int, int]]]:
 
 def vae_config(shapes: Shapes, hints: Hints) -> Config:
     """The autoencoder with these tensors (by the file's names, without prefix)."""
-    _check_not_empty(shapes)
+    check_not_empty(shapes)
     levels = _indices(shapes, r"decoder\.up\.(\d+)\.")
     widths = [shapes[f"decoder.up.{level}.block.0.conv2.weight"][0] for level in levels]
     groups = hints.vae_norm_groups or min(_GROUPS, widths[0] // 4)
-    _check_divides("VAE norm groups", [groups], widths)
+    check_divides("VAE norm groups", [groups], widths)
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0],
@@ -102,10 +102,10 @@ def vae_config(shapes: Shapes, hints: Hints) -> Config:
 
 def text_config(shapes: Shapes, tower: TextTower, hints: Hints) -> Config:
     """The text encoder with these tensors (by transformers' names)."""
-    _check_not_empty(shapes)
+    check_not_empty(shapes)
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
     heads = hints.clip_heads or max(1, width // 64)
-    _check_divides("text encoder heads", [heads], [width])
+    check_divides("text encoder heads", [heads], [width])
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
@@ -121,7 +121,7 @@ def text_config(shapes: Shapes, tower: TextTower, hints: Hints) -> Config:
     }
 
 
-def _check_not_empty(shapes: Shapes) -> None:
+def check_not_empty(shapes: Shapes) -> None:
     """Every tensor has numbers in it."""
     empty = next((name for name, shape in shapes.items() if 0 in shape), None)
     if empty is not None:
@@ -137,7 +137,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len(_indices(shapes, pattern))
 
 
-def _check_divides(what: str, parts: Sequence[int], widths: Sequence[int]) -> None:
+def check_divides(what: str, parts: Sequence[int], widths: Sequence[int]) -> None:
     """Each width can be cut into so many parts."""
     pairs = zip(parts, widths, strict=True) if len(parts) > 1 else ((parts[0], w) for w in widths)
     for part, width in pairs:
