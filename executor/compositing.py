@@ -28,7 +28,7 @@ def batched(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[1:3]
         second = resize_picture(second, width, height, "bilinear", "center")
     channels = max(first.shape[3], second.shape[3])
-    return torch.cat([_opaque(first, channels), _opaque(second, channels)])
+    return torch.cat([with_channels(first, channels), with_channels(second, channels)])
 
 
 def paste(
@@ -47,7 +47,7 @@ def paste(
     height, width, channels = destination.shape[1:]
     if resize_source:
         source = resize_picture(source, width, height, "bilinear")
-    source = as_many(_opaque(source, channels)[..., :channels], destination.shape[0])
+    source = as_many(with_channels(source, channels), destination.shape[0])
     shown = source[:, : max(0, height - y), : max(0, width - x)]
     if mask is None:
         weight = torch.ones_like(shown[..., :1])
@@ -95,10 +95,30 @@ def _distances(size: int, at_start: bool, at_end: bool, device: torch.device) ->
     return torch.minimum(places if at_start else never, size - places if at_end else never)
 
 
-def _opaque(image: Tensor, channels: int) -> Tensor:
-    """Pictures of 3 channels with a fourth, of no transparency, where 4 are needed."""
-    if image.shape[3] == channels or (image.shape[3] == 4 and channels == 3):
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """Pictures of 3 channels with a fourth, of no transparency, or of 4 without it."""
+    if image.shape[3] == channels:
         return image
+    if image.shape[3] == 4 and channels == 3:
+        return image[..., :3]
     if image.shape[3] == 3 and channels == 4:
         return pad(image, (0, 1), value=1.0)
     raise InputError(f"pictures of {image.shape[3]} and of {channels} channels cannot be combined")
+
+
+def split_alpha(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The colours of pictures, and where they are transparent: nowhere, if they do not say."""
+    if image.shape[3] > 3:
+        return image[..., :3], 1 - image[..., 3]
+    return image, torch.zeros_like(image[..., 0])
+
+
+def join_alpha(image: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, H, W, 4) that are transparent where the mask (B', H', W') is 1.
+
+    The mask is stretched; whichever there are fewer of starts over.
+    """
+    count = max(len(image), len(mask))
+    stretched = resized(mask, image.shape[2], image.shape[1])
+    alpha = 1 - as_many(stretched, count)[..., None]
+    return torch.cat([as_many(image[..., :3], count), alpha], dim=-1)

@@ -1,4 +1,4 @@
-"""Arithmetic on latents: rows of a batch, pasting, sizes, and what is encoded for inpainting.
+"""Latents: rows of a batch, sizes, and what is encoded for inpainting.
 
 Nothing here knows a model or writes to its arguments. Sizes are in latent pixels, one for
 ``PIXELS`` of the picture, unless a name says otherwise. The rules are ComfyUI's, so that its
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from executor.errors import InputError
 from executor.ports import Latent
+from executor.resampling import Method, resize
 
 PIXELS = 8
 """Width of the picture that one latent pixel stands for."""
@@ -43,31 +44,34 @@ def repeated(latent: Latent, times: int) -> Latent:
     return Latent(samples.repeat(times, 1, 1, 1), mask, index)
 
 
-def composite(onto: Latent, pasted: Latent, *, x: int, y: int, feather: int) -> Latent:
-    """``pasted`` laid over ``onto`` with its corner at (x, y), cut at the border.
+def batched(first: Latent, second: Latent) -> Latent:
+    """Both batches in one; the second in the size of the first, cut to its proportions."""
+    samples = torch.cat([first.samples, sized_like(second.samples, first.samples)])
+    index = [
+        place
+        for one in (first, second)
+        for place in one.batch_index or tuple(range(len(one.samples)))
+    ]
+    return replace(first, samples=samples, batch_index=tuple(index))
 
-    Over ``feather`` latent pixels its edges fade in, but for those on the picture's border.
-    """
-    if pasted.samples.shape[1] != onto.samples.shape[1]:
+
+def sized_like(samples: Tensor, other: Tensor, method: Method = "bilinear") -> Tensor:
+    """Latents in another's height and width, cut to its proportions; channels must be equal."""
+    if samples.shape[1] != other.shape[1]:
         raise InputError(
-            f"samples_from has {pasted.samples.shape[1]} channels and samples_to "
-            f"{onto.samples.shape[1]}; both must come from the same kind of VAE"
+            f"latents of {samples.shape[1]} and of {other.shape[1]} channels cannot be combined; "
+            "both must come from the same kind of VAE"
         )
-    if pasted.samples.shape[0] not in (1, onto.samples.shape[0]):
-        raise InputError(
-            f"samples_from holds {pasted.samples.shape[0]} latents and samples_to "
-            f"{onto.samples.shape[0]}; give one, or as many"
-        )
-    height, width = onto.samples.shape[-2:]
-    patch = pasted.samples[..., : max(0, height - y), : max(0, width - x)].to(onto.samples)
-    bottom, right = y + patch.shape[-2], x + patch.shape[-1]
-    down = _ramp(patch.shape[-2], feather, first=y > 0, last=bottom < height)
-    across = _ramp(patch.shape[-1], feather, first=x > 0, last=right < width)
-    weight = (down[:, None] * across[None, :]).to(patch)
-    samples = onto.samples.clone()
-    under = samples[..., y:bottom, x:right]
-    samples[..., y:bottom, x:right] = patch * weight + under * (1 - weight)
-    return replace(onto, samples=samples)
+    if samples.shape[2:] == other.shape[2:]:
+        return samples
+    return resize(samples, other.shape[3], other.shape[2], method, "center")
+
+
+def cropped(latent: Latent, *, x: int, y: int, width: int, height: int) -> Latent:
+    """A part of latents, in latent pixels; a corner too far out is moved to leave 8 each way."""
+    old_height, old_width = latent.samples.shape[-2:]
+    x, y = max(0, min(x, old_width - 8)), max(0, min(y, old_height - 8))
+    return replace(latent, samples=latent.samples[..., y : y + height, x : x + width])
 
 
 def pixel_size(latent: Latent, width_px: int, height_px: int) -> tuple[int, int]:
@@ -136,13 +140,3 @@ def grown(mask: Tensor, by_px: int) -> Tensor:
 def _cycled(mask: Tensor, count: int) -> Tensor:
     """One mask for each of ``count`` pictures: the given ones in turn."""
     return mask.repeat(ceil(count / mask.shape[0]), 1, 1)[:count]
-
-
-def _ramp(length: int, feather: int, *, first: bool, last: bool) -> Tensor:
-    """Weights (length,) that climb to 1 within ``feather`` steps from the ends that ask for it."""
-    climb = torch.ones(length)
-    if feather > 0:
-        from_start = torch.arange(1, length + 1) / feather
-        climb = climb * from_start.clamp(max=1) if first else climb
-        climb = climb * from_start.flip(0).clamp(max=1) if last else climb
-    return climb

@@ -136,11 +136,29 @@ def channel(image: Tensor, index: int) -> Tensor:
     return image[..., index].clone()
 
 
+def of_colour(image: Tensor, colour: int) -> Tensor:
+    """1 where pictures (B, H, W, C), rounded to 8 bits, are of just this colour, 0xRRGGBB.
+
+    ComfyUI puts 255 there, which is no mask's value; what cuts it off at 1 does not differ.
+    """
+    levels = (image[..., :3].clamp(0, 1) * 255).round()
+    wanted = torch.tensor([*colour.to_bytes(3, "big")], device=image.device)
+    return (levels == wanted).all(dim=-1).to(torch.float32)
+
+
 def luminance(image: Tensor) -> Tensor:
     """How bright pictures (B, H, W, C) are, as masks."""
     if image.shape[-1] < 3:
         return image[..., 0].clone()
     return image[..., :3] @ torch.tensor(_LUMA, device=image.device, dtype=image.dtype)
+
+
+def cropped(mask: Tensor, *, x: int, y: int, width: int, height: int) -> Tensor:
+    """A part of masks, cut at the border."""
+    if x >= mask.shape[2] or y >= mask.shape[1]:
+        size = f"{mask.shape[2]}×{mask.shape[1]}"
+        raise InputError(f"the rectangle at ({x}, {y}) lies outside of the {size} mask")
+    return mask[:, y : y + height, x : x + width]
 
 
 def resized(mask: Tensor, width: int, height: int) -> Tensor:

@@ -60,6 +60,13 @@ def with_pixels(width: int, height: int, megapixels: float) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
+def with_longest(width: int, height: int, longest: int) -> tuple[int, int]:
+    """The size of these proportions whose longer side is ``longest``."""
+    if height > width:
+        return round(width / height * longest), longest
+    return longest, round(height / width * longest)
+
+
 def _cut_to_aspect(samples: Tensor, width: int, height: int) -> Tensor:
     """The largest part around the centre that has the proportions of width × height."""
     old_height, old_width = samples.shape[-2:]

@@ -1,16 +1,17 @@
-"""Nodes that make, encode, decode, combine and keep latents; ``executor.latents`` computes."""
+"""Nodes that make, resize, cut, turn and keep latents; ``executor.latents`` computes."""
 
 from dataclasses import replace
 from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import Field
 
-from executor import Context, FileChoice, Image, Latent, Mask, Node, Vae, Widget
+from executor import Context, FileChoice, Latent, Mask, Node, Widget
 from nodes.output import FilenamePrefix
 
 Side = Annotated[int, Field(ge=16, le=16384), Widget({"step": 8})]
 SideOrZero = Annotated[int, Field(ge=0, le=16384), Widget({"step": 8})]
 Offset = Annotated[int, Field(ge=0, le=16384), Widget({"step": 8})]
+CropSide = Annotated[int, Field(ge=64, le=16384), Widget({"step": 8})]
 Method = Literal["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]
 
 
@@ -28,45 +29,6 @@ class EmptyLatent(
 
         shape = (self.batch_size, 4, self.height // 8, self.width // 8)
         return Latent(torch.zeros(shape, device=ctx.device))
-
-
-class VAEEncode(Node, category="latent", display_name="VAE Encode"):
-    """Encode pictures; sides are cropped to multiples of 8."""
-
-    pixels: Image
-    vae: Vae
-
-    def run(self, ctx: Context) -> Latent:
-        from executor.latents import cropped_to_latent
-
-        return Latent(self.vae.encode(cropped_to_latent(self.pixels[..., :3])))
-
-
-class VAEEncodeForInpaint(
-    Node, category="latent/inpaint", display_name="VAE Encode (for Inpainting)"
-):
-    """Encode pictures with what the mask covers greyed out, to be painted from nothing."""
-
-    pixels: Image
-    vae: Vae
-    mask: Mask
-    grow_mask_by: Annotated[int, Field(ge=0, le=64), Widget({"step": 1})] = 6
-
-    def run(self, ctx: Context) -> Latent:
-        from executor.latents import repaint
-
-        ready = repaint(self.pixels, self.mask, self.grow_mask_by)
-        return Latent(self.vae.encode(ready.pixels), ready.noise_mask)
-
-
-class VAEDecode(Node, category="latent", display_name="VAE Decode"):
-    """Decode latents into pictures."""
-
-    samples: Latent
-    vae: Vae
-
-    def run(self, ctx: Context) -> Image:
-        return self.vae.decode(self.samples.samples)
 
 
 class SetLatentNoiseMask(Node, category="latent/inpaint", display_name="Set Latent Noise Mask"):
@@ -116,50 +78,47 @@ class LatentUpscaleBy(Node, category="latent", display_name="Upscale Latent By")
         return replace(self.samples, samples=resized)
 
 
-class LatentFromBatch(Node, category="latent/batch", display_name="Latent From Batch"):
-    """Take some latents of a batch; sampled alone, they get the noise that they had in it."""
+class LatentCrop(Node, category="latent/transform", display_name="Crop Latent"):
+    """Cut a rectangle out of latents; it is given in pixels of the picture."""
 
     samples: Latent
-    batch_index: Annotated[int, Field(ge=0, le=63)] = 0
-    length: Annotated[int, Field(ge=1, le=64)] = 1
-
-    def run(self, ctx: Context) -> Latent:
-        from executor.latents import rows
-
-        return rows(self.samples, self.batch_index, self.length)
-
-
-class RepeatLatentBatch(Node, category="latent/batch", display_name="Repeat Latent Batch"):
-    """Repeat a batch of latents, to vary one picture."""
-
-    samples: Latent
-    amount: Annotated[int, Field(ge=1, le=64)] = 1
-
-    def run(self, ctx: Context) -> Latent:
-        from executor.latents import repeated
-
-        return repeated(self.samples, self.amount)
-
-
-class LatentComposite(Node, category="latent", display_name="Latent Composite"):
-    """Paste latents into others; place and feather are in pixels of the picture."""
-
-    samples_to: Latent
-    samples_from: Latent
+    width: CropSide = 512
+    height: CropSide = 512
     x: Offset = 0
     y: Offset = 0
-    feather: Offset = 0
 
     def run(self, ctx: Context) -> Latent:
-        from executor.latents import composite
+        from executor.latents import cropped
 
-        return composite(
-            self.samples_to,
-            self.samples_from,
+        return cropped(
+            self.samples,
             x=self.x // 8,
             y=self.y // 8,
-            feather=self.feather // 8,
+            width=self.width // 8,
+            height=self.height // 8,
         )
+
+
+class LatentFlip(Node, category="latent/transform", display_name="Flip Latent"):
+    """Mirror latents."""
+
+    samples: Latent
+    flip_method: Literal["x-axis: vertically", "y-axis: horizontally"] = "x-axis: vertically"
+
+    def run(self, ctx: Context) -> Latent:
+        side = 2 if self.flip_method == "x-axis: vertically" else 3
+        return replace(self.samples, samples=self.samples.samples.flip(side))
+
+
+class LatentRotate(Node, category="latent/transform", display_name="Rotate Latent"):
+    """Turn latents clockwise."""
+
+    samples: Latent
+    rotation: Literal["none", "90 degrees", "180 degrees", "270 degrees"] = "none"
+
+    def run(self, ctx: Context) -> Latent:
+        turns = ("none", "90 degrees", "180 degrees", "270 degrees").index(self.rotation)
+        return replace(self.samples, samples=self.samples.samples.rot90(turns, (3, 2)))
 
 
 class SaveLatent(Node, category="latent/file", is_output=True, display_name="Save Latent"):

@@ -111,6 +111,18 @@ class ImageToMask(Node, category="mask", display_name="Convert Image to Mask"):
         return channel(self.image, COLOURS.index(self.channel))
 
 
+class ImageColorToMask(Node, category="mask", display_name="Image Color to Mask"):
+    """Mask the pixels of just one colour, given as 0xRRGGBB."""
+
+    image: Image
+    color: Annotated[int, Field(ge=0, le=0xFFFFFF), Widget({"step": 1, "display": "color"})] = 0
+
+    def run(self, ctx: Context) -> ports.Mask:
+        from executor.masks import of_colour
+
+        return of_colour(self.image, self.color)
+
+
 class SolidMask(Node, category="mask"):
     """Make a mask of one value."""
 
@@ -131,6 +143,21 @@ class InvertMask(Node, category="mask"):
 
     def run(self, ctx: Context) -> ports.Mask:
         return 1.0 - self.mask
+
+
+class CropMask(Node, category="mask", display_name="Crop Mask"):
+    """Cut a rectangle out of masks."""
+
+    mask: ports.Mask
+    x: Offset = 0
+    y: Offset = 0
+    width: Side = 512
+    height: Side = 512
+
+    def run(self, ctx: Context) -> ports.Mask:
+        from executor.masks import cropped
+
+        return cropped(self.mask, x=self.x, y=self.y, width=self.width, height=self.height)
 
 
 class GrowMask(Node, category="mask"):

@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from executor.workspace import NodeContext
 
 # Before torch is loaded: its threads otherwise spin when idle, which slows a busy machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,3 +21,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> "NodeContext":
+    """What a node run is given, with folders of its own."""
+    from executor.settings import Settings
+    from executor.workspace import Workspace
+
+    return Workspace(Settings(base_directory=tmp_path, device="cpu")).context()

@@ -1,41 +1,27 @@
-"""Nodes that load, make, resize and combine pictures."""
+"""Nodes that load, make, cut and turn pictures."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from laws import left_alone
+from laws import check_pure, noise
 from PIL import Image
 from pydantic import ValidationError
-from torch import Tensor
 
-from executor import Context, InputError, Node, PathError, PictureError
+from executor import Context, Node, PathError, PictureError
 from executor.settings import Settings
 from executor.workspace import Workspace
 from nodes.image import (
     EmptyImage,
-    ImageBatch,
-    ImageCompositeMasked,
+    GetImageSize,
     ImageCrop,
+    ImageFlip,
     ImageInvert,
-    ImagePadForOutpaint,
-    ImageScale,
-    ImageScaleBy,
-    ImageScaleToTotalPixels,
+    ImageRotate,
     LoadImage,
     LoadImageMask,
 )
-
-
-@pytest.fixture
-def ctx(tmp_path: Path) -> Context:
-    settings = Settings(base_directory=tmp_path, device="cpu", max_picture_pixels=10_000)
-    return Workspace(settings).context()
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def put(tmp_path: Path, name: str = "x.png", size: tuple[int, int] = (6, 4)) -> np.ndarray:
@@ -47,33 +33,18 @@ def put(tmp_path: Path, name: str = "x.png", size: tuple[int, int] = (6, 4)) -> 
     return levels
 
 
-ALL = [
-    ImageInvert(image=noise(2, 6, 4, 3)),
-    ImageScale(image=noise(2, 6, 4, 3), width=8, height=3, crop="center"),
-    ImageScale(image=noise(2, 6, 4, 3), width=0, height=0),
-    ImageScaleBy(image=noise(2, 6, 4, 3), scale_by=1.5, upscale_method="lanczos"),
-    ImageScaleToTotalPixels(image=noise(1, 6, 4, 3), megapixels=0.01),
-    ImageBatch(image1=noise(1, 6, 4, 3), image2=noise(2, 3, 5, 4)),
-    ImageCrop(image=noise(1, 6, 4, 3), width=2, height=2, x=1, y=1),
-    ImageCompositeMasked(
-        destination=noise(2, 6, 4, 3), source=noise(1, 3, 3, 4), x=2, y=1, mask=noise(1, 5, 5)
-    ),
-    ImagePadForOutpaint(image=noise(2, 9, 9, 3), left=8, feathering=3),
-]
-
-
-@pytest.mark.parametrize("node", ALL, ids=lambda node: type(node).__name__)
-def test_no_node_writes_to_its_inputs(node: Node, ctx: Context) -> None:
-    with left_alone(*(getattr(node, name) for name in node.inputs())):
-        node.run(ctx)
-
-
-@pytest.mark.parametrize("node", ALL, ids=lambda node: type(node).__name__)
-def test_the_same_inputs_give_the_same_outputs(node: Node, ctx: Context) -> None:
-    first, second = node.run(ctx), node.run(ctx)
-    if isinstance(first, Tensor):
-        first, second = [first], [second]
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+@pytest.mark.parametrize(
+    "node",
+    [
+        ImageInvert(image=noise(2, 6, 4, 3)),
+        ImageCrop(image=noise(1, 6, 4, 3), width=2, height=2, x=1, y=1),
+        ImageFlip(image=noise(1, 6, 4, 3)),
+        ImageRotate(image=noise(1, 6, 4, 3), rotation="90 degrees"),
+    ],
+    ids=lambda node: type(node).__name__,
+)
+def test_inputs_are_left_alone_and_give_the_same_again(node: Node, ctx: Context) -> None:
+    check_pure(node, ctx)
 
 
 # -- loading ---------------------------------------------------------------------------------------
@@ -115,7 +86,9 @@ def test_the_alpha_of_an_opaque_picture_masks_nothing(tmp_path: Path, ctx: Conte
     assert not mask.any()
 
 
-def test_pictures_that_cannot_be_loaded_are_told(tmp_path: Path, ctx: Context) -> None:
+def test_pictures_that_cannot_be_loaded_are_told(tmp_path: Path) -> None:
+    settings = Settings(base_directory=tmp_path, device="cpu", max_picture_pixels=10_000)
+    ctx = Workspace(settings).context()
     put(tmp_path, "input/large.png", (101, 100))
     with pytest.raises(PictureError, match="101×100 pixels; 10,000"):
         LoadImage(image="large.png").run(ctx)
@@ -125,9 +98,6 @@ def test_pictures_that_cannot_be_loaded_are_told(tmp_path: Path, ctx: Context) -
         LoadImageMask(image="../x.png").run(ctx)
 
 
-# -- making and resizing ---------------------------------------------------------------------------
-
-
 def test_an_empty_image_has_its_colour(ctx: Context) -> None:
     image = EmptyImage(width=3, height=2, batch_size=4, color=0xFF8001).run(ctx)
     assert image.shape == (4, 2, 3, 3)
@@ -135,66 +105,11 @@ def test_an_empty_image_has_its_colour(ctx: Context) -> None:
     assert not EmptyImage(width=1, height=1).run(ctx).any()
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "expected"),
-    [(12, 5, (5, 12)), (12, 0, (8, 12)), (0, 2, (2, 3)), (0, 0, (4, 6))],
-)
-def test_a_picture_is_scaled_to_a_size(
-    ctx: Context, width: int, height: int, expected: tuple[int, int]
-) -> None:
-    image = ImageScale(image=noise(2, 4, 6, 3), width=width, height=height).run(ctx)
-    assert image.shape == (2, *expected, 3)
-
-
-def test_a_picture_is_scaled_by_a_factor_and_to_megapixels(ctx: Context) -> None:
-    image = noise(1, 4, 6, 3)
-    doubled = ImageScaleBy(image=image, scale_by=2.0).run(ctx)
-    assert torch.equal(doubled, image.repeat_interleave(2, 1).repeat_interleave(2, 2))
-    megapixel = ImageScaleToTotalPixels(image=noise(1, 32, 32, 3), megapixels=0.25).run(ctx)
-    assert megapixel.shape == (1, 512, 512, 3)
-
-
-def test_a_factor_that_leaves_nothing_is_refused(ctx: Context) -> None:
-    with pytest.raises(InputError, match="at least 1×1 pixels; got 0×0"):
-        ImageScaleBy(image=noise(1, 4, 6, 3), scale_by=0.01).run(ctx)
-
-
-def test_ranges_are_comfyuis() -> None:
-    for node, name, value in (
-        (ImageScale, "width", 16385),
-        (ImageScale, "upscale_method", "bislerp"),
-        (ImageScaleBy, "scale_by", 8.01),
-        (EmptyImage, "width", 0),
-        (EmptyImage, "color", 0x1000000),
-        (ImageScaleToTotalPixels, "megapixels", 16.1),
-        (ImagePadForOutpaint, "left", -8),
-    ):
-        with pytest.raises(ValidationError, match=name):
-            node.model_validate({"image": noise(1, 4, 4, 3), name: value})
-
-
-# -- combining -------------------------------------------------------------------------------------
-
-
 def test_inverting_twice_gives_the_picture_back(ctx: Context) -> None:
     image = (noise(1, 4, 6, 3) * 255).round() / 256  # exact in float32, so that 1 - x is
     once = ImageInvert(image=image).run(ctx)
     assert torch.equal(once, 1 - image)
     assert torch.equal(ImageInvert(image=once).run(ctx), image)
-
-
-def test_a_batch_takes_the_size_of_its_first(ctx: Context) -> None:
-    first, second = noise(2, 4, 4, 3), noise(1, 4, 8, 3)
-    batch = ImageBatch(image1=first, image2=second).run(ctx)
-    assert torch.equal(batch, torch.cat([first, second[:, :, 2:6]]))
-
-
-def test_a_batch_with_transparency_is_opaque_where_there_was_none(ctx: Context) -> None:
-    first, second = noise(1, 4, 4, 3), noise(1, 4, 4, 4)
-    batch = ImageBatch(image1=first, image2=second).run(ctx)
-    assert batch.shape == (2, 4, 4, 4)
-    assert (batch[0, ..., 3] == 1).all()
-    assert torch.equal(batch[1], second[0])
 
 
 def test_a_crop_is_cut_at_the_border(ctx: Context) -> None:
@@ -205,78 +120,37 @@ def test_a_crop_is_cut_at_the_border(ctx: Context) -> None:
     assert torch.equal(beyond, image[:, 3:, 5:])
 
 
-def test_a_picture_is_laid_on_another_and_nothing_else_changes(ctx: Context) -> None:
-    destination, source = noise(2, 6, 8, 3), noise(1, 3, 4, 3, seed=1)
-    result = ImageCompositeMasked(destination=destination, source=source, x=6, y=2).run(ctx)
-    assert torch.equal(result[:, 2:5, 6:], source[:, :, :2].expand(2, -1, -1, -1))
-    untouched = torch.ones(6, 8, dtype=torch.bool)
-    untouched[2:5, 6:] = False
-    assert torch.equal(result[:, untouched], destination[:, untouched])
+def test_turning_moves_the_upper_left_corner_clockwise(ctx: Context) -> None:
+    image = noise(2, 4, 6, 3)
+    corners = {"none": (0, 0), "90 degrees": (0, -1), "180 degrees": (-1, -1)}
+    for rotation, corner in {**corners, "270 degrees": (-1, 0)}.items():
+        turned = ImageRotate.model_validate({"image": image, "rotation": rotation}).run(ctx)
+        assert torch.equal(turned[:, *corner], image[:, 0, 0])
 
 
-def test_a_mask_lets_a_picture_show_in_part(ctx: Context) -> None:
-    destination, source = torch.zeros(1, 4, 4, 3), torch.ones(1, 4, 4, 3)
-    mask = noise(1, 4, 4)
-    node = ImageCompositeMasked(destination=destination, source=source, mask=mask)
-    assert torch.equal(node.run(ctx), mask[..., None].expand(-1, -1, -1, 3))
-    stretched = ImageCompositeMasked(
-        destination=destination, source=source, mask=torch.full((1, 2, 2), 0.5)
-    )
-    assert (stretched.run(ctx) == 0.5).all()
+def test_four_quarter_turns_and_two_flips_give_the_picture_back(ctx: Context) -> None:
+    image = turned = noise(1, 4, 6, 3)
+    for _ in range(4):
+        turned = ImageRotate(image=turned, rotation="90 degrees").run(ctx)
+    assert torch.equal(turned, image)
+    for method in ("x-axis: vertically", "y-axis: horizontally"):
+        once = ImageFlip(image=image, flip_method=method).run(ctx)
+        assert torch.equal(ImageFlip(image=once, flip_method=method).run(ctx), image)
 
 
-def test_a_picture_laid_outside_changes_nothing(ctx: Context) -> None:
-    destination = noise(1, 4, 4, 3)
-    node = ImageCompositeMasked(destination=destination, source=noise(1, 2, 2, 3), x=4, y=9)
-    assert torch.equal(node.run(ctx), destination)
+def test_flipping_swaps_top_and_bottom_or_left_and_right(ctx: Context) -> None:
+    image = noise(1, 4, 6, 3)
+    assert torch.equal(ImageFlip(image=image).run(ctx)[0, 0], image[0, -1])
+    across = ImageFlip(image=image, flip_method="y-axis: horizontally").run(ctx)
+    assert torch.equal(across[0, :, 0], image[0, :, -1])
 
 
-def test_a_resized_source_covers_all(ctx: Context) -> None:
-    node = ImageCompositeMasked(
-        destination=noise(1, 4, 4, 3), source=torch.ones(1, 2, 2, 3), resize_source=True
-    )
-    assert (node.run(ctx) == 1).all()
+def test_a_size_is_width_height_and_number(ctx: Context) -> None:
+    assert GetImageSize(image=noise(2, 4, 6, 3)).run(ctx) == (6, 4, 2)
+    assert [output.name for output in GetImageSize.outputs()] == ["width", "height", "batch_size"]
 
 
-# -- outpainting -----------------------------------------------------------------------------------
-
-
-def outpaint_mask(
-    height: int, width: int, left: int, top: int, right: int, bottom: int, feathering: int
-) -> Tensor:
-    """ComfyUI's rule for the mask, pixel by pixel."""
-    mask = torch.ones(1, top + height + bottom, left + width + right)
-    for y in range(height):
-        for x in range(width):
-            far = max(height, width) * 2
-            distance = min(
-                y if top else far,
-                height - y if bottom else far,
-                x if left else far,
-                width - x if right else far,
-            )
-            value = 0.0
-            if feathering and feathering * 2 < min(height, width) and distance < feathering:
-                value = ((feathering - distance) / feathering) ** 2
-            mask[0, top + y, left + x] = value
-    return mask
-
-
-@pytest.mark.parametrize("borders", [(8, 0, 0, 0), (0, 8, 16, 0), (8, 8, 8, 8), (0, 0, 0, 0)])
-@pytest.mark.parametrize("feathering", [0, 3, 6, 40])
-def test_padding_is_grey_and_its_mask_fades_into_the_picture(
-    ctx: Context, borders: tuple[int, int, int, int], feathering: int
-) -> None:
-    left, top, right, bottom = borders
-    image = noise(2, 13, 14, 3)
-    padded, mask = ImagePadForOutpaint(
-        image=image, left=left, top=top, right=right, bottom=bottom, feathering=feathering
-    ).run(ctx)
-    assert torch.equal(padded[:, top : top + 13, left : left + 14], image)
-    assert padded.shape == (2, top + 13 + bottom, left + 14 + right, 3)
-    outside = torch.ones(padded.shape[1:3], dtype=torch.bool)
-    outside[top : top + 13, left : left + 14] = False
-    assert (padded[:, outside] == 0.5).all()
-    assert (mask[:, outside] == 1).all()
-    # float32 against Python's doubles
-    torch.testing.assert_close(mask, outpaint_mask(13, 14, *borders, feathering))
+def test_ranges_are_comfyuis() -> None:
+    for node, name, value in ((EmptyImage, "width", 0), (EmptyImage, "color", 0x1000000)):
+        with pytest.raises(ValidationError, match=name):
+            node.model_validate({name: value})

@@ -1,21 +1,20 @@
 """Nodes that make, change and combine masks."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from laws import left_alone
+from laws import left_alone, noise
 from pydantic import ValidationError
 from scipy import ndimage
 from torch import Tensor
 
 from executor import Context, InputError, Node
-from executor.settings import Settings
-from executor.workspace import Workspace
 from nodes.mask import (
+    CropMask,
     FeatherMask,
     GrowMask,
+    ImageColorToMask,
     ImageToMask,
     InvertMask,
     Mask,
@@ -24,15 +23,6 @@ from nodes.mask import (
     SolidMask,
     ThresholdMask,
 )
-
-
-@pytest.fixture
-def ctx(tmp_path: Path) -> Context:
-    return Workspace(Settings(base_directory=tmp_path, device="cpu")).context()
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def levels(*shape: int, seed: int = 0) -> Tensor:
@@ -53,6 +43,8 @@ ALL = [
     FeatherMask(mask=noise(2, 6, 5), left=2, bottom=9),
     MaskComposite(destination=noise(2, 6, 5), source=noise(1, 3, 3), x=3, operation="xor"),
     ThresholdMask(mask=noise(2, 6, 5)),
+    CropMask(mask=noise(2, 6, 5), x=1, width=2),
+    ImageColorToMask(image=noise(2, 6, 5, 3)),
 ]
 
 
@@ -193,6 +185,19 @@ def test_a_mask_is_combined_only_where_it_lies(ctx: Context) -> None:
     assert torch.equal(node.run(ctx), expected)
     outside = MaskComposite(destination=destination, source=source, x=9, y=9, operation="add")
     assert not outside.run(ctx).any()
+
+
+def test_a_crop_is_cut_at_the_border_and_beyond_it_is_nothing(ctx: Context) -> None:
+    mask = noise(2, 4, 6)
+    assert torch.equal(CropMask(mask=mask, x=4, y=1, width=3, height=2).run(ctx), mask[:, 1:3, 4:])
+    with pytest.raises(InputError, match=r"\(0, 4\) lies outside of the 6×4 mask"):
+        CropMask(mask=mask, y=4).run(ctx)
+
+
+def test_just_one_colour_is_masked(ctx: Context) -> None:
+    image = (torch.tensor([[[[255, 128, 1], [255, 128, 2], [254, 128, 1]]]]) + 0.4) / 255
+    assert ImageColorToMask(image=image, color=0xFF8001).run(ctx).tolist() == [[[1, 0, 0]]]
+    assert not ImageColorToMask(image=image).run(ctx).any()
 
 
 def test_a_threshold_leaves_nothing_between(ctx: Context) -> None:

@@ -16,7 +16,7 @@ from executor.sampling.samplers import SAMPLERS
 from executor.sampling.schedules import SCHEDULERS, DiscreteSchedule
 from executor.settings import Settings
 from executor.workspace import Workspace
-from nodes.latent import LatentFromBatch
+from nodes.batch import LatentFromBatch
 from nodes.sampling import KSampler, KSamplerAdvanced, SamplerName, SchedulerName
 
 

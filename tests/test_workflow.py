@@ -23,9 +23,10 @@ from executor.graph import check
 from executor.paths import Folders
 from executor.settings import Settings
 from nodes.conditioning import CLIPTextEncode
-from nodes.latent import EmptyLatent, SaveLatent, VAEDecode
+from nodes.latent import EmptyLatent, SaveLatent
 from nodes.loaders import CheckpointLoader
 from nodes.sampling import KSampler
+from nodes.vae import VAEDecode
 
 
 class ToyOptional(Node, category="testing"):
