@@ -63,7 +63,7 @@ class Dispatcher:
         self.wants_previews: Callable[[Running], bool] = lambda job: False
         """Asked when a job starts: whether anybody will look at its previews."""
         self._untold: deque[tuple[Running, Happening, Kept | None]] = deque()
-        self._is_closing = False
+        self.is_closing = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -104,7 +104,7 @@ class Dispatcher:
 
     async def close(self, grace_s: float) -> None:
         """Take no more jobs; what has not ended in time is queued again, in its old place."""
-        self._is_closing = True
+        self.is_closing = True
         for seat in self.seats:
             if seat.worker and seat.running:
                 seat.worker.send(Stop())
@@ -127,10 +127,10 @@ class Dispatcher:
 
     async def _feed(self) -> None:
         """Whenever there is room and work, bring them together."""
-        while not self._is_closing:
+        while not self.is_closing:
             await self._wake.wait()
             self._wake.clear()
-            while not self._is_closing and (room := sum(seat.room for seat in self.seats)) > 0:
+            while not self.is_closing and (room := sum(seat.room for seat in self.seats)) > 0:
                 taken = await self.ledger.take(room)
                 for job in taken:
                     self._assign(job)
@@ -179,7 +179,7 @@ class Dispatcher:
     async def _keep(self, seat: Seat) -> None:
         """Keep a worker in a seat."""
         pause = FIRST_PAUSE_S
-        while not self._is_closing:
+        while not self.is_closing:
             began = monotonic()
             worker = seat.worker = await seat.spawn()
             log.info("worker started", extra=about(worker=seat.name))
@@ -188,7 +188,7 @@ class Dispatcher:
             code = await worker.ended()
             seat.worker = seat.ready = None
             seat.keys.clear()
-            if self._is_closing and not seat.running:
+            if self.is_closing and not seat.running:
                 log.info("worker ended", extra=about(worker=seat.name))
                 return
             seat.restarts += 1
@@ -196,7 +196,7 @@ class Dispatcher:
             log.error(words, code, extra=about(worker=seat.name))
             for job in list(seat.running.values()):
                 await self._lost(seat, job, code)
-            if self._is_closing:
+            if self.is_closing:
                 return
             pause = FIRST_PAUSE_S if monotonic() - began > LONGEST_PAUSE_S else pause * 2
             await asyncio.sleep(min(pause, LONGEST_PAUSE_S) if pause > 2 * FIRST_PAUSE_S else 0)

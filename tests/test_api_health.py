@@ -1,5 +1,7 @@
 """Whether the server lives and is ready, as supervisors ask."""
 
+import asyncio
+
 import pytest
 from ledgers import on_a_loop
 from servers import serving
@@ -63,3 +65,30 @@ async def test_a_ledger_that_does_not_answer_is_not_waited_for(tmp_path, monkeyp
         for connection in taken:
             server.ledger._reader._idle.put(connection)
         assert (await server.app[LEDGER].counts()).remaining == 0
+
+
+@on_a_loop
+async def test_a_server_that_is_about_to_end_is_not_ready(tmp_path):
+    async with serving(tmp_path) as server:
+        seats = server.dispatcher.seats
+
+        async def is_ready() -> bool:
+            return all(seat.ready for seat in seats)
+
+        await server.until(is_ready)
+        server.dispatcher.is_closing = True
+        told = await server.get("/readyz", 503)
+        assert told["status"] == "stopping"
+        server.dispatcher.is_closing = False
+
+
+@on_a_loop
+async def test_what_is_no_http_gets_a_line_in_the_log_and_no_traceback(tmp_path, caplog):
+    async with serving(tmp_path) as server:
+        reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+        writer.write(b"GET /prompt HTTP/1.1\r\nHost: a\r\nBad header\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    (record,) = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert record.exc_info is None
+    assert "Error handling request" in record.getMessage()

@@ -1,4 +1,7 @@
-"""A line for each request: what, how it was answered, how long it took, of which job."""
+"""A line for each request: what, how it was answered, how long it took, of which job.
+
+What is no HTTP never becomes a request; it gets a line too, without aiohttp's traceback.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -6,6 +9,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from executor.api.keys import JOB_ID
 from executor.logs import about
@@ -36,3 +40,17 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
             extra=about(job=request.get(JOB_ID, "")),
         )
     return response
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """A filter of aiohttp's log: who sends nonsense must not be able to fill it with tracebacks."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        said = str(error).partition("\n")[0]
+        record.msg, record.args = f"{record.getMessage()}: {ascii(said)[:200]}", ()
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("aiohttp.server").addFilter(without_traceback)

@@ -26,14 +26,15 @@ async def livez(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Whether jobs are kept and run: 200, or 503 with what does not work.
 
-    The ledger must answer, and one worker at least must take jobs. Workers need some seconds
-    after the start; jobs may be submitted meanwhile, and wait.
+    The ledger must answer, one worker at least must take jobs, and the server must not be about to
+    end. Workers need some seconds after the start; jobs may be submitted meanwhile, and wait.
     """
+    dispatcher = request.app[DISPATCHER]
     ledger = await _fault_of_ledger(request.app[LEDGER])
-    workers = {seat.name: seat.ready is not None for seat in request.app[DISPATCHER].seats}
-    is_ready = ledger is None and any(workers.values())
+    workers = {seat.name: seat.ready is not None for seat in dispatcher.seats}
+    is_ready = ledger is None and any(workers.values()) and not dispatcher.is_closing
     answer: dict[str, Any] = {
-        "status": "ok" if is_ready else "unavailable",
+        "status": "stopping" if dispatcher.is_closing else "ok" if is_ready else "unavailable",
         "ledger": ledger or "ok",
         "workers": {name: "ok" if is_up else "not ready" for name, is_up in workers.items()},
     }
