@@ -34,7 +34,8 @@ COMPUTES = (
 """What nodes and the engine import when something runs; all else is light."""
 
 VOCABULARY = {"executor"} | {
-    f"executor.{name}" for name in ("context", "errors", "events", "node", "ports", "steps")
+    f"executor.{name}"
+    for name in ("context", "errors", "events", "node", "ports", "sampling_ports", "steps")
 }
 
 ENGINE = {
