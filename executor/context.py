@@ -23,6 +23,29 @@ class Checkpoint(NamedTuple):
     vae: Autoencoder
 
 
+class Lora(Protocol):
+    """A file of changes to a model's weights. What it is put on is left as it is.
+
+    Both methods raise ModelFileError for a LoRA of another family, and InputError for a model that
+    is not of Weft's loaders.
+    """
+
+    def on_model(self, model: DiffusionModel, strength: float) -> DiffusionModel:
+        """The model with its weights changed so strongly; at 0 the same one."""
+        ...
+
+    def on_both(
+        self,
+        model: DiffusionModel,
+        clip: TextEncoder,
+        *,
+        strength_model: float,
+        strength_clip: float,
+    ) -> tuple[DiffusionModel, TextEncoder]:
+        """The model and its text encoder, each changed so strongly."""
+        ...
+
+
 class Models(Protocol):
     """A shelf of models by the names of their files, each in memory once whoever asks for it.
 
@@ -36,6 +59,10 @@ class Models(Protocol):
 
     def vae(self, name: str) -> Autoencoder:
         """From the folder ``vae``."""
+        ...
+
+    def lora(self, name: str) -> Lora:
+        """From the folder ``loras``."""
         ...
 
 

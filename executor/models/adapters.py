@@ -2,7 +2,7 @@
 
 Each kind is a frozen value that gives ``weight + strength · Δ`` in float32, as ComfyUI does; it
 never writes to the weight, which it takes on whatever device that is. Factors stay as the file has
-them until then. ``shape`` is that of the weights that the change is meant for.
+them until then; those that do not fit each other are refused at once, with a ValueError.
 """
 
 from collections.abc import Sequence
@@ -50,6 +50,9 @@ class LowRank:
     scale: float = 1.0  # alpha / r
     core: Tensor | None = None  # (r, r, k, l)
 
+    def __post_init__(self) -> None:
+        _check_product(self.up.shape, self.down.shape, self.core, rank_axis=1)
+
     @property
     def shape(self) -> tuple[int | None, ...]:
         kernel = self.down.shape[2:] if self.core is None else self.core.shape[2:]
@@ -76,6 +79,10 @@ class HadamardProduct:
     scale: float = 1.0  # alpha / r
     cores: tuple[Tensor, Tensor] | None = None  # (r, r, k, l) each
 
+    def __post_init__(self) -> None:
+        for pair, core in zip((self.first, self.second), self._cores, strict=True):
+            _check_pair(pair, core)
+
     @property
     def shape(self) -> tuple[int | None, ...]:
         left, right = self.first
@@ -84,13 +91,16 @@ class HadamardProduct:
         return (left.shape[1], right.shape[1], *self.cores[0].shape[2:])
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
-        cores = self.cores or (None, None)
         one, other = (
             _product(pair, core, weight)
-            for pair, core in zip((self.first, self.second), cores, strict=True)
+            for pair, core in zip((self.first, self.second), self._cores, strict=True)
         )
         delta = (one * other).reshape(weight.shape)
         return torch.add(weight, delta, alpha=strength * self.scale)
+
+    @property
+    def _cores(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.cores or (None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +111,11 @@ class KroneckerProduct:
     right: tuple[Tensor] | tuple[Tensor, Tensor]  # D: (o₂, i₂ …), or two; with a core (r, o₂) …
     scale: float = 1.0  # alpha / r, or 1 where both are whole
     core: Tensor | None = None  # of D: (r, r, k, l)
+
+    def __post_init__(self) -> None:
+        for factors, core in ((self.left, None), (self.right, self.core)):
+            if len(factors) == 2:
+                _check_pair(factors, core)
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -163,6 +178,10 @@ class Rotation:
     blocks: Tensor  # (blocks, size, size), of which Q is the difference to its transpose
     limit: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.blocks.ndim != 3 or self.blocks.shape[1] != self.blocks.shape[2]:
+            raise ValueError(f"rotations of shape {size(self.blocks.shape)} are not known")
+
     @property
     def shape(self) -> tuple[int | None, ...]:
         return (self.blocks.shape[0] * self.blocks.shape[1], None)
@@ -207,6 +226,25 @@ class Decomposed:
             shape = (1, -1, *[1] * (weight.ndim - 2))
         share = magnitude.reshape(shape) / (norm.reshape(shape) + torch.finfo(norm.dtype).eps)
         return torch.lerp(weight, new * share, strength)
+
+
+def size(shape: Sequence[int | None]) -> str:
+    """A shape in words: 320×768, or 320×any."""
+    return "×".join("any" if side is None else str(side) for side in shape)
+
+
+def _check_pair(pair: tuple[Tensor, Tensor], core: Tensor | None) -> None:
+    _check_product(pair[0].shape, pair[1].shape, core, rank_axis=1 if core is None else 0)
+
+
+def _check_product(
+    left: Sequence[int], right: Sequence[int], core: Tensor | None, *, rank_axis: int
+) -> None:
+    """Both are matrices at least, and agree on the rank between them, or with the core's ranks."""
+    ranks = (right[0], right[0]) if core is None else core.shape[:2]
+    if len(left) < 2 or len(right) < 2 or (left[rank_axis], right[0]) != tuple(ranks):
+        between = "" if core is None else f" around one of {size(core.shape)}"
+        raise ValueError(f"factors of {size(left)} and {size(right)}{between} have no product")
 
 
 def _like(factor: Tensor, weight: Tensor) -> Tensor:

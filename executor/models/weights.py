@@ -34,7 +34,7 @@ class Weights(Generic[M]):
     """A network as it was loaded, or as a stack of changes makes it."""
 
     def __init__(self, network: M) -> None:
-        self._loaded = network
+        self.loaded = network  # before any change; of the same configuration
         self.base: Weights[M] | None = None  # whose tensors it shares, if it is changed
         self.changes: tuple[Change, ...] = ()
         self._known: WeakValueDictionary[Hashable, Weights[M]] = WeakValueDictionary()
@@ -50,7 +50,7 @@ class Weights(Generic[M]):
         key = (*self.key, change.key)
         found = base._known.get(key)
         if found is None:
-            found = Weights(self._loaded)
+            found = Weights(self.loaded)
             found.base, found.changes = base, (*self.changes, change)
             base._known[key] = found
         return found
@@ -59,26 +59,26 @@ class Weights(Generic[M]):
     def network(self) -> M:
         """The network to compute with; merged when it is first asked for."""
         if not self.changes:
-            return self._loaded
+            return self.loaded
         # Weights made in inference mode could not be read outside of it.
         with torch.inference_mode(mode=False), torch.no_grad():
             changed = {
-                name: _rounded(self._merged(name), self._loaded.get_parameter(name))
+                name: _rounded(self._merged(name), self.loaded.get_parameter(name))
                 for name in self._touched
             }
-        return _with(self._loaded, changed)
+        return _with(self.loaded, changed)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of the parameters by name; the same whatever changes them."""
         if self.base is not None:
             return self.base.shapes
-        return {name: tuple(weight.shape) for name, weight in self._loaded.named_parameters()}
+        return {name: tuple(weight.shape) for name, weight in self.loaded.named_parameters()}
 
     @property
     def device(self) -> torch.device:
         """Where they are."""
-        return next(self._loaded.parameters()).device
+        return next(self.loaded.parameters()).device
 
     @property
     def memory(self) -> object:
@@ -89,8 +89,8 @@ class Weights(Generic[M]):
     def nbytes(self) -> int:
         """How much they take themselves; ``base`` counts what they share with it."""
         if self.changes:
-            return sum(self._loaded.get_parameter(name).nbytes for name in self._touched)
-        return sum(weight.nbytes for weight in self._loaded.parameters())
+            return sum(self.loaded.get_parameter(name).nbytes for name in self._touched)
+        return sum(weight.nbytes for weight in self.loaded.parameters())
 
     @property
     def _touched(self) -> set[str]:
@@ -98,7 +98,7 @@ class Weights(Generic[M]):
 
     def _merged(self, name: str) -> Tensor:
         """A parameter after all changes, in their order, float32."""
-        weight = self._loaded.get_parameter(name).float()
+        weight = self.loaded.get_parameter(name).float()
         for change in self.changes:
             adapter = change.adapters.get(name)
             if adapter is not None:
