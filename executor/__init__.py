@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         Port,
         Seed,
         Text,
+        Tiling,
+        UpscaleModel,
         Vae,
         Widget,
     )
@@ -75,6 +77,8 @@ __all__ = [
     "Seed",
     "Steps",
     "Text",
+    "Tiling",
+    "UpscaleModel",
     "Vae",
     "WeftError",
     "Widget",

@@ -109,17 +109,28 @@ def _host_bytes(entry: str, *, unknown: int) -> int:
 
 
 def in_batches(
-    rows: Tensor, compute: Callable[[Tensor], Tensor], *, row_bytes: int, what: str
+    rows: Tensor,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    row_bytes: int,
+    what: str,
+    in_tiles: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """``compute`` over the rows of a batch, as many at once as memory allows.
 
     Begins with what should fit if a row needs ``row_bytes``; when memory runs out nevertheless,
-    goes on with half as many. ``what`` completes "out of memory …" in the log and in the error.
-    Raises InputError if there is not memory enough for one row.
+    goes on with half as many, and a single row is computed by ``in_tiles``. So it is from the start
+    where it needs more than is free: a process that takes too much of a host's memory is killed.
+    ``what`` completes "out of memory …" in the log and in the error. Raises InputError if nothing
+    of that helps.
     """
-    fits = int(free_bytes(rows.device) * _SHARE) // max(1, row_bytes)
-    at_once = max(1, min(len(rows), fits))
-    if at_once < len(rows):
+    free = free_bytes(rows.device)
+    at_once = max(1, min(len(rows), int(free * _SHARE) // max(1, row_bytes)))
+    if in_tiles is not None and row_bytes > free:
+        needs, has = f"{row_bytes / 2**30:.1f} GiB", f"{free / 2**30:.1f} GiB"
+        log.warning("%s takes about %s, and %s are free: doing it in tiles", what, needs, has)
+        compute, in_tiles = in_tiles, None
+    elif at_once < len(rows):
         log.info("%s: %d of %d at once, which is what memory allows", what, at_once, len(rows))
     done: list[Tensor] = []
     at = 0
@@ -128,14 +139,17 @@ def in_batches(
         if isinstance(result, Tensor):
             done.append(result)
             at += at_once
-        elif at_once == 1:
+        elif at_once > 1:
+            at_once //= 2
+            log.warning("out of memory %s; going on with %d at once", what, at_once)
+        elif in_tiles is not None:
+            log.warning("out of memory %s; going on in tiles", what)
+            compute, in_tiles = in_tiles, None
+        else:
             raise InputError(
                 f"out of memory {what}, one at a time; it takes about {row_bytes / 2**30:.1f} GiB. "
                 "Use a smaller picture"
             ) from result
-        else:
-            at_once //= 2
-            log.warning("out of memory %s; going on with %d at once", what, at_once)
         if rows.device.type == "cuda" and not isinstance(result, Tensor):
             torch.cuda.empty_cache()
     return torch.cat(done)

@@ -298,15 +298,31 @@ class TextEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Squares in which a picture is encoded or decoded, where the whole is too large; in pixels."""
+
+    size: int
+    overlap: int  # of neighbours, which fade into one another there
+
+
 class Autoencoder(Protocol):
     """Turns pictures into latents and back."""
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, tiling: Tiling | None = None) -> Tensor:
         """(B, H, W, C) in [0, 1] → unscaled latents (B, C, H/8, W/8): the mode of the posterior."""
         ...
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Unscaled latents (B, C, h, w) → (B, 8h, 8w, 3) in [0, 1]."""
+        ...
+
+
+class Upscaler(Protocol):
+    """A network that makes pictures larger, or better."""
+
+    def upscale(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) in [0, 1] → (B, s · H, s · W, 3) in [0, 1], for the network's factor s."""
         ...
 
 
@@ -322,6 +338,9 @@ Conditioning: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[DiffusionModel, Port("MODEL", "a diffusion model", has="denoise")]
 Clip: TypeAlias = Annotated[TextEncoder, Port("CLIP", "a text encoder", has="encode")]
 Vae: TypeAlias = Annotated[Autoencoder, Port("VAE", "an autoencoder", has="decode")]
+UpscaleModel: TypeAlias = Annotated[
+    Upscaler, Port("UPSCALE_MODEL", "a network that makes pictures larger", has="upscale")
+]
 ControlNet: TypeAlias = Annotated[
     ControlNetwork, Port("CONTROL_NET", "a ControlNet or a T2I-Adapter", has="residuals")
 ]

@@ -110,8 +110,10 @@ from nodes.upscale import (
 )
 from nodes.vae import (
     VAEDecode,
+    VAEDecodeTiled,
     VAEEncode,
     VAEEncodeForInpaint,
+    VAEEncodeTiled,
 )
 
 __all__ = [
@@ -193,7 +195,9 @@ __all__ = [
     "SplitImageWithAlpha",
     "ThresholdMask",
     "VAEDecode",
+    "VAEDecodeTiled",
     "VAEEncode",
     "VAEEncodeForInpaint",
+    "VAEEncodeTiled",
     "VAELoader",
 ]

@@ -82,3 +82,26 @@ def test_a_cpu_that_cannot_allocate_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def test_one_that_does_not_fit_is_done_in_tiles_and_the_rest_with_it() -> None:
+    asked: list[int] = []
+
+    def in_tiles(rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return rows * 2
+
+    memory = Memory(0)
+    result = in_batches(torch.arange(4.0), memory, row_bytes=1, what="doubling", in_tiles=in_tiles)
+    assert torch.equal(result, torch.arange(4.0) * 2)
+    assert (memory.asked, asked) == ([4, 2, 1], [1, 1, 1, 1])
+
+
+def test_what_needs_more_than_is_free_is_not_even_tried(caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory(8)
+    result = in_batches(
+        torch.arange(4.0), memory, row_bytes=2**60, what="doubling", in_tiles=lambda rows: rows * 2
+    )
+    assert torch.equal(result, torch.arange(4.0) * 2)
+    assert not memory.asked
+    assert "doubling takes about 1073741824.0 GiB" in caplog.text

@@ -4,17 +4,28 @@ import pytest
 import torch
 from laws import check_pure, latent, noise
 
-from executor import Context, InputError, Node
-from nodes.vae import VAEDecode, VAEEncode, VAEEncodeForInpaint
+from executor import Context, InputError, Node, Tiling
+from nodes.vae import (
+    VAEDecode,
+    VAEDecodeTiled,
+    VAEEncode,
+    VAEEncodeForInpaint,
+    VAEEncodeTiled,
+)
 
 
 class Blocks:
     """An autoencoder that can be reckoned by hand: a latent pixel is the mean of 8 × 8 pixels."""
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+    def __init__(self) -> None:
+        self.tilings: list[Tiling | None] = []
+
+    def encode(self, pixels: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        self.tilings.append(tiling)
         return torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
 
-    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+    def decode(self, samples: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        self.tilings.append(tiling)
         large = samples.repeat_interleave(8, 2).repeat_interleave(8, 3)
         return large[:, :3].movedim(1, -1)
 
@@ -27,6 +38,8 @@ class Blocks:
             pixels=noise(2, 24, 32, 3), vae=Blocks(), mask=noise(1, 24, 32), grow_mask_by=5
         ),
         VAEDecode(samples=latent(), vae=Blocks()),
+        VAEDecodeTiled(samples=latent(), vae=Blocks()),
+        VAEEncodeTiled(pixels=noise(1, 17, 23, 3), vae=Blocks()),
     ],
     ids=lambda node: type(node).__name__,
 )
@@ -101,5 +114,26 @@ def test_masks_that_fit_no_pictures_are_refused(ctx) -> None:
         node.run(ctx)
 
 
+def test_tiles_are_those_that_are_asked_for(ctx: Context) -> None:
+    vae = Blocks()
+    decoded = VAEDecodeTiled(samples=latent(), vae=vae, tile_size=128, overlap=32).run(ctx)
+    assert torch.equal(decoded, VAEDecode(samples=latent(), vae=vae).run(ctx))
+    pixels = noise(1, 19, 26, 4)
+    encoded = VAEEncodeTiled(pixels=pixels, vae=vae, tile_size=256).run(ctx)
+    assert torch.equal(encoded.samples, VAEEncode(pixels=pixels, vae=vae).run(ctx).samples)
+    assert vae.tilings == [Tiling(128, 32), None, Tiling(256, 64), None]
+
+
+def test_tiles_to_decode_overlap_by_a_quarter_at_most(ctx: Context) -> None:
+    vae = Blocks()
+    VAEDecodeTiled(samples=latent(), vae=vae, tile_size=96, overlap=64).run(ctx)
+    assert vae.tilings == [Tiling(96, 24)]
+
+
 def test_input_names_order_and_defaults_are_comfyuis() -> None:
     assert list(VAEEncodeForInpaint.inputs()) == ["pixels", "vae", "mask", "grow_mask_by"]
+    for node, first, step in ((VAEDecodeTiled, "samples", 32), (VAEEncodeTiled, "pixels", 64)):
+        sizes = ["tile_size", "overlap", "temporal_size", "temporal_overlap"]
+        assert list(node.inputs()) == [first, "vae", *sizes]
+        assert [node.inputs()[name].default for name in sizes] == [512, 64, 64, 8]
+        assert node.inputs()["tile_size"].step == step

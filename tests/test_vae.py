@@ -1,6 +1,7 @@
 """The autoencoder as nodes see it: pictures in [0, 1], unscaled latents."""
 
 import logging
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 from executor import devices, testing
 from executor.devices import Devices
 from executor.errors import InputError
+from executor.models import vae as models_vae
 from executor.models.load import load_vae
 from executor.models.vae import Autoencoder
+from executor.ports import Tiling
 
 # float32 rounding of another order of sums; measured: 1e-6
 assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
@@ -103,3 +106,128 @@ def test_a_batch_gives_the_same_in_slices(
     with caplog.at_level(logging.INFO):
         assert_close(vae.encode(pixels), whole)
     assert "2 of 5 at once" in caplog.text
+
+
+# -- tiles -------------------------------------------------------------------------------------
+
+
+def in_tiles(
+    rows: Tensor, compute: Any, sides: tuple[int, int], overlap: int, scale: Fraction
+) -> Tensor:
+    """One way to cut, pixel by pixel: the mean of the tiles, weighted by the nearest border."""
+    height, width = (round(side * scale) for side in rows.shape[2:])
+    total, weights = torch.zeros(()), torch.zeros(height, width)
+    ramp = round(overlap * scale)
+    ys, xs = (
+        range(0, side - overlap, tile - overlap) if side > tile else [0]
+        for side, tile in zip(rows.shape[2:], sides, strict=True)
+    )
+    for y in ys:
+        for x in xs:
+            part = compute(rows[:, :, y : y + sides[0], x : x + sides[1]])
+            down, across = (
+                [
+                    min(1, (at + 1) / ramp) * min(1, (n - at) / ramp) if ramp < n else 1
+                    for at in range(n)
+                ]
+                for n in part.shape[2:]
+            )
+            weight = torch.tensor(down)[:, None] * torch.tensor(across)
+            placed = torch.zeros(*part.shape[:2], height, width)
+            top, left = round(y * scale), round(x * scale)
+            window = (slice(top, top + part.shape[2]), slice(left, left + part.shape[3]))
+            placed[:, :, *window] = part * weight
+            total = total + placed
+            weights[window] += weight
+    return total / weights
+
+
+@torch.no_grad()
+def test_decoding_in_tiles_is_the_mean_of_three_ways_to_cut(
+    vae: Autoencoder, reference: Any
+) -> None:
+    samples = torch.randn(1, 4, 7, 9, generator=torch.Generator().manual_seed(0))
+
+    def compute(rows: Tensor) -> Tensor:
+        return reference.decode(rows).sample
+
+    ways = [in_tiles(samples, compute, sides, 1, Fraction(8)) for sides in ((4, 4), (8, 2), (2, 8))]
+    expected = ((torch.stack(ways).mean(dim=0) + 1) / 2).clamp(0, 1).movedim(1, -1)
+    assert_close(vae.decode(samples, Tiling(size=32, overlap=8)), expected)
+
+
+@torch.no_grad()
+def test_encoding_in_tiles_is_the_mean_of_three_ways_to_cut(
+    vae: Autoencoder, reference: Any
+) -> None:
+    pixels = pictures(1, 56, 72, 3)
+
+    def compute(rows: Tensor) -> Tensor:
+        return reference.encode(rows).latent_dist.mean
+
+    rows = pixels.movedim(-1, 1) * 2 - 1
+    ways = [
+        in_tiles(rows, compute, sides, 8, Fraction(1, 8))
+        for sides in ((32, 32), (64, 16), (16, 64))
+    ]
+    assert_close(vae.encode(pixels, Tiling(size=32, overlap=8)), torch.stack(ways).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    "tiling", [Tiling(128, 32), Tiling(64, 4096), Tiling(70, 33), Tiling(1, 0)]
+)
+def test_tiles_of_any_size_make_a_picture_of_the_right_size(
+    vae: Autoencoder, tiling: Tiling
+) -> None:
+    assert vae.decode(torch.zeros(2, 4, 5, 3), tiling).shape == (2, 40, 24, 3)
+    assert vae.encode(pictures(1, 43, 26, 3), tiling).shape == (1, 4, 5, 3)
+
+
+def test_a_picture_of_one_tile_is_the_whole(vae: Autoencoder) -> None:
+    samples, tiling = torch.ones(2, 4, 2, 3), Tiling(size=64, overlap=16)
+    assert_close(vae.decode(samples, tiling), vae.decode(samples))
+    pixels = pictures(2, 17, 26, 3)
+    assert_close(vae.encode(pixels, tiling), vae.encode(pixels))
+
+
+def test_what_needs_more_memory_than_there_is_is_done_in_tiles(
+    vae: Autoencoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models_vae, "FALLBACK", Tiling(size=32, overlap=8))
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 5 * 32 * 4 * 32 * 32)
+    samples, pixels = torch.ones(2, 4, 6, 4), pictures(1, 48, 40, 3)
+    assert torch.equal(vae.decode(samples), vae.decode(samples, Tiling(32, 8)))
+    assert torch.equal(vae.encode(pixels), vae.encode(pixels, Tiling(32, 8)))
+    assert caplog.text.count("doing it in tiles") == 2
+    assert "decoding a latent of 0.0 megapixels takes about" in caplog.text
+
+
+def test_what_runs_out_of_memory_is_tried_again_in_tiles(
+    vae: Autoencoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models_vae, "FALLBACK", Tiling(size=32, overlap=8))
+    samples = torch.ones(2, 4, 6, 4)
+    expected = vae.decode(samples, Tiling(32, 8))
+    decode = vae.network.decode
+
+    def limited(rows: Any, **options: Any) -> Any:
+        if rows.numel() > 4 * 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(rows, **options)
+
+    monkeypatch.setattr(vae.network, "decode", limited)
+    assert torch.equal(vae.decode(samples), expected)
+    assert "going on with 1 at once" in caplog.text
+    assert "out of memory decoding a latent of 0.0 megapixels; going on in tiles" in caplog.text
+
+
+def test_what_does_not_fit_even_in_tiles_is_an_error(
+    vae: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(rows: Tensor, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(vae.network, "decode", exhausted)
+    for tiling in (None, Tiling(64, 16)):
+        with pytest.raises(InputError, match="out of memory decoding a latent"):
+            vae.decode(torch.ones(1, 4, 6, 4), tiling)
