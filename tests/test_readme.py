@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from registry_table import written
 
 from executor.__main__ import main
 from executor.settings import PREFIX, Settings
@@ -73,6 +74,10 @@ def test_its_map_names_every_module(part: str) -> None:
     told = README[README.index("## Map of files") :]
     for path in (ROOT / part).glob("[!_]*.py"):
         assert re.search(rf"\b{path.stem}\b", told), path.name
+
+
+def test_its_table_of_what_there_is_comes_from_the_registries() -> None:
+    assert written(README) == README, "run: python -m tests.registry_table"
 
 
 def read(name: str) -> str:
