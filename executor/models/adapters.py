@@ -51,7 +51,8 @@ class LowRank:
     core: Tensor | None = None  # (r, r, k, l)
 
     def __post_init__(self) -> None:
-        _check_product(self.up.shape, self.down.shape, self.core, rank_axis=1)
+        up = self.up.transpose(0, 1) if self.up.ndim > 1 else self.up
+        _check_ranks(up.shape, self.down.shape, self.core)
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -80,15 +81,16 @@ class HadamardProduct:
     cores: tuple[Tensor, Tensor] | None = None  # (r, r, k, l) each
 
     def __post_init__(self) -> None:
-        for pair, core in zip((self.first, self.second), self._cores, strict=True):
-            _check_pair(pair, core)
+        one, other = (
+            _shape_of_product(pair, core)
+            for pair, core in zip((self.first, self.second), self._cores, strict=True)
+        )
+        if one != other:
+            raise ValueError(f"{size(one)} and {size(other)} have no product number by number")
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        left, right = self.first
-        if self.cores is None:
-            return (left.shape[0], right.shape[1])
-        return (left.shape[1], right.shape[1], *self.cores[0].shape[2:])
+        return _shape_of_product(self.first, self._cores[0])
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         one, other = (
@@ -113,24 +115,29 @@ class KroneckerProduct:
     core: Tensor | None = None  # of D: (r, r, k, l)
 
     def __post_init__(self) -> None:
-        for factors, core in ((self.left, None), (self.right, self.core)):
-            if len(factors) == 2:
-                _check_pair(factors, core)
+        if len(self._sides[0]) != 2 or len(self._sides[1]) < 2:
+            raise ValueError(f"{size(self._sides[0])} and {size(self._sides[1])} have no product")
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        left = (self.left[0].shape[0], self.left[-1].shape[1])
-        if self.core is None:
-            right = (self.right[0].shape[0], *self.right[-1].shape[1:])
-        else:
-            right = (self.right[0].shape[1], self.right[-1].shape[1], *self.core.shape[2:])
+        left, right = self._sides
         return (left[0] * right[0], left[1] * right[1], *right[2:])
+
+    @property
+    def _sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of C and D."""
+        left, right = self.left, self.right
+        return (
+            tuple(left[0].shape) if len(left) == 1 else _shape_of_product(left, None),
+            tuple(right[0].shape) if len(right) == 1 else _shape_of_product(right, self.core),
+        )
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         left = _whole(self.left, None, weight)
         right = _whole(self.right, self.core, weight)
         left = left.reshape(*left.shape, *[1] * (right.ndim - 2))
-        delta = torch.kron(left, right).reshape(weight.shape)
+        # kron fails on what einsum left in another order
+        delta = torch.kron(left, right.contiguous()).reshape(weight.shape)
         return torch.add(weight, delta, alpha=strength * self.scale)
 
 
@@ -233,18 +240,20 @@ def size(shape: Sequence[int | None]) -> str:
     return "×".join("any" if side is None else str(side) for side in shape)
 
 
-def _check_pair(pair: tuple[Tensor, Tensor], core: Tensor | None) -> None:
-    _check_product(pair[0].shape, pair[1].shape, core, rank_axis=1 if core is None else 0)
+def _shape_of_product(pair: tuple[Tensor, Tensor], core: Tensor | None) -> tuple[int, ...]:
+    """Of B A, with a core of its kernel. Raises ValueError where there is no product."""
+    left = pair[0].shape if core is not None else pair[0].shape[::-1]  # (r, out)
+    right = pair[1].shape
+    _check_ranks(left, right, core)
+    return (left[1], right[1], *(() if core is None else core.shape[2:]))
 
 
-def _check_product(
-    left: Sequence[int], right: Sequence[int], core: Tensor | None, *, rank_axis: int
-) -> None:
-    """Both are matrices at least, and agree on the rank between them, or with the core's ranks."""
-    ranks = (right[0], right[0]) if core is None else core.shape[:2]
-    if len(left) < 2 or len(right) < 2 or (left[rank_axis], right[0]) != tuple(ranks):
-        between = "" if core is None else f" around one of {size(core.shape)}"
-        raise ValueError(f"factors of {size(left)} and {size(right)}{between} have no product")
+def _check_ranks(left: Sequence[int], right: Sequence[int], core: Tensor | None) -> None:
+    """Factors (r, …) and (r′, …) agree on the rank, or with the core's ranks (r, r′, …)."""
+    ranks = (right[0], right[0]) if core is None else tuple(core.shape[:2])
+    if len(left) < 2 or len(right) < 2 or (left[0], right[0]) != ranks:
+        around = "" if core is None else f" around one of {size(core.shape)}"
+        raise ValueError(f"factors of {size(left)} and {size(right)}{around} have no product")
 
 
 def _like(factor: Tensor, weight: Tensor) -> Tensor:
