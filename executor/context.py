@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 
-from executor.ports import Autoencoder, DiffusionModel, TextEncoder
+from executor.ports import (
+    Autoencoder,
+    ControlNetwork,
+    DiffusionModel,
+    GroundingNetwork,
+    TextEncoder,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +65,17 @@ class Models(Protocol):
 
     def vae(self, name: str) -> Autoencoder:
         """From the folder ``vae``."""
+        ...
+
+    def controlnet(self, name: str, base: DiffusionModel | None = None) -> ControlNetwork:
+        """From the folder ``controlnet``, be it a ControlNet or a T2I-Adapter.
+
+        One that is kept as its difference from a model has the weights of ``base`` added to it.
+        """
+        ...
+
+    def gligen(self, name: str) -> GroundingNetwork:
+        """From the folder ``gligen``."""
         ...
 
     def lora(self, name: str) -> Lora:

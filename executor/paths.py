@@ -30,7 +30,8 @@ MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "loras": ("loras",),
     "vae": ("vae",),
     "embeddings": ("embeddings",),
-    "controlnet": ("controlnet",),
+    "controlnet": ("controlnet", "t2i_adapter"),
+    "gligen": ("gligen",),
     "upscale_models": ("upscale_models",),
     "text_encoders": ("text_encoders", "clip"),
     "clip": ("text_encoders", "clip"),
@@ -51,8 +52,12 @@ LATENT_KINDS = frozenset({".latent"})
 
 # Folders whose files may be named with the place that they lie in: ``x.png [output]``.
 _ANNOTATED = ("input", "latents")
-# A folder of these may hold models that are themselves folders, marked by this file.
-_FOLDER_MODELS, _FOLDER_MARK = ("checkpoints", "diffusers"), "model_index.json"
+# What marks a folder in these as a model itself.
+_FOLDER_MARKS: Mapping[str, str] = {
+    "checkpoints": "model_index.json",
+    "diffusers": "model_index.json",
+    "controlnet": "config.json",
+}
 
 # File systems stamp a directory with a clock that ticks this rarely, FAT's being the slowest.
 _TICK_NS = 2_000_000_000
@@ -269,7 +274,8 @@ class Folders:
         return found
 
     def _is_folder_model(self, folder: str, path: Path) -> bool:
-        return folder in _FOLDER_MODELS and (path / _FOLDER_MARK).is_file()
+        mark = _FOLDER_MARKS.get(folder)
+        return mark is not None and (path / mark).is_file()
 
     def _walk(self, directory: Path, folder: str, stamps: dict[Path, int]) -> Iterator[Path]:
         """Files below a directory that ``find`` would find; hidden ones are left out.

@@ -29,6 +29,7 @@ COMPUTES = (
     "executor/pictures.py",
     "executor/resampling.py",
     "executor/testing.py",
+    "executor/testing_control.py",
     "executor/tiling.py",
 )
 """What nodes and the engine import when something runs; all else is light."""
@@ -134,8 +135,9 @@ def test_sampling_knows_the_vocabulary_only(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("executor/models/")])
-def test_models_know_the_vocabulary_devices_and_noise_schedules_only(source: str) -> None:
+def test_models_know_the_vocabulary_devices_noise_schedules_and_sizes_only(source: str) -> None:
     known = ("executor.models", "executor.devices", "executor.sampling.schedules")
+    known += ("executor.resampling",)
     assert all(is_below(module, *known) for module in ours(source) - VOCABULARY)
 
 
