@@ -136,8 +136,8 @@ def test_sampling_knows_the_vocabulary_only(source: str) -> None:
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("executor/models/")])
 def test_models_know_the_vocabulary_devices_noise_schedules_and_sizes_only(source: str) -> None:
-    known = ("executor.models", "executor.devices", "executor.sampling.schedules")
-    known += ("executor.resampling",)
+    known = ("executor.models", "executor.devices", "executor.resampling", "executor.tiling")
+    known += ("executor.sampling.noise_schedules", "executor.sampling.schedules")
     assert all(is_below(module, *known) for module in ours(source) - VOCABULARY)
 
 
