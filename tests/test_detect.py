@@ -43,14 +43,19 @@ def inspected(
     return inspect(path)
 
 
-def diffusion(channels: int, context: int = 8) -> dict[str, tuple[int, ...]]:
-    return {
-        UNET + "input_blocks.0.0.weight": (8, channels, 3, 3),
-        UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (8, context),
+def diffusion(
+    channels: int, context: int = 8, *, vector: int | None = None, is_linear: bool | None = None
+) -> dict[str, tuple[int, ...]]:
+    """What tells a U-Net's family, each tensor as real files have it."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_blocks.0.0.weight": (8, channels, 3, 3),
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (8, context),
     }
-
-
-VECTOR = UNET + "label_emb.0.0.weight"
+    if vector is not None:
+        shapes["label_emb.0.0.weight"] = (8, vector)
+    if is_linear is not None:
+        shapes["input_blocks.1.1.proj_in.weight"] = (8, 8) if is_linear else (8, 8, 1, 1)
+    return {UNET + name: shape for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(
@@ -61,11 +66,15 @@ VECTOR = UNET + "label_emb.0.0.weight"
         ("sd1-inpaint", {**diffusion(9), CLIP_L: (9, 8)}),
         ("sd1-edit", {**diffusion(8), CLIP_L: (9, 8)}),
         ("sd2", {**diffusion(4), CLIP_H: (9, 8)}),
+        ("sd2", {**diffusion(4), REFINER_G: (9, 8)}),
         ("sd2-inpaint", {**diffusion(9), CLIP_H: (9, 8)}),
         ("sd2-depth", {**diffusion(5), CLIP_H: (9, 8)}),
-        ("sdxl", {**diffusion(4), XL_L: (9, 8), XL_G: (9, 8)}),
-        ("sdxl-inpaint", {**diffusion(9), XL_L: (9, 8), XL_G: (9, 8)}),
-        ("sdxl-refiner", {**diffusion(4), REFINER_G: (9, 8)}),
+        ("sd2-unclip-h", {**diffusion(4, vector=2048), CLIP_H: (9, 8)}),
+        ("sd2-unclip-l", {**diffusion(4, vector=1536), CLIP_H: (9, 8)}),
+        ("sdxl", {**diffusion(4, vector=2816), XL_L: (9, 8), XL_G: (9, 8)}),
+        ("sdxl-inpaint", {**diffusion(9, vector=2816), XL_L: (9, 8), XL_G: (9, 8)}),
+        ("sdxl-edit", {**diffusion(8, vector=2816), XL_L: (9, 8), XL_G: (9, 8)}),
+        ("sdxl-refiner", {**diffusion(4, vector=2560), REFINER_G: (9, 8)}),
     ],
 )
 def test_each_family_is_told_by_text_encoders_and_input_channels(
@@ -79,12 +88,26 @@ def test_each_family_is_told_by_text_encoders_and_input_channels(
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_u_net_alone_is_told_by_the_widths_of_what_it_is_given(tmp_path: Path, family) -> None:
-    shapes = diffusion(family.in_channels, family.context)
-    if family.vector:
-        shapes[VECTOR] = (8, family.vector)
+@pytest.mark.parametrize("prefix", [UNET, "diffusion_model.", ""])
+def test_a_u_net_alone_is_told_by_the_widths_of_what_it_is_given(
+    tmp_path: Path, family, prefix: str
+) -> None:
+    shapes = diffusion(
+        family.in_channels, family.context, vector=family.vector, is_linear=family.heads is None
+    )
+    shapes = {prefix + name.removeprefix(UNET): shape for name, shape in shapes.items()}
     found = inspected(tmp_path / "x.safetensors", shapes)
     assert (found.kind, found.family) == (Kind.UNET, family)
+
+
+def test_a_u_net_of_nobodys_widths_is_of_no_family_unless_it_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    assert inspected(path, diffusion(4)).family is None
+    said = inspected(path, diffusion(4, vector=8), {"weft.family": "sdxl"}).family
+    assert said is not None
+    assert said.name == "sdxl"
+    with pytest.raises(ModelFileError, match="must be one of sd1, "):
+        inspected(path, diffusion(4), {"weft.family": "sd9"})
 
 
 @pytest.mark.parametrize(

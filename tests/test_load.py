@@ -40,14 +40,15 @@ def parts(path: Path, devices: Devices = CPU) -> tuple[UNet, ClipText, Autoencod
 
 def assert_same_weights(path: Path, *, seed: int = 0, rounded: torch.dtype = torch.float32) -> None:
     """The networks hold the very weights that were written."""
-    for part, kind, config in zip(
-        parts(path),
+    model, clip, vae = parts(path)
+    for network, kind, config in zip(
+        (model.network, clip.towers[0].network, vae.network),
         (UNet2DConditionModel, CLIPTextModel, AutoencoderKL),
         (testing.UNET, testing.TEXT, testing.VAE),
         strict=True,
     ):
         expected = testing.random_weights(kind, config, seed)
-        found = part.network.state_dict()
+        found = network.state_dict()
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
             assert torch.equal(found[name], weight.to(rounded).float()), name
@@ -94,9 +95,10 @@ def test_a_diffusers_folder_is_loaded(tmp_path: Path) -> None:
 
 def test_nothing_is_left_without_storage_or_in_training(tmp_path: Path) -> None:
     testing.write_tiny_checkpoint(tmp_path / "x.safetensors")
-    for part in parts(tmp_path / "x.safetensors"):
-        assert not part.network.training
-        for tensor in [*part.network.parameters(), *part.network.buffers()]:
+    model, clip, vae = parts(tmp_path / "x.safetensors")
+    for network in (model.network, clip.towers[0].network, vae.network):
+        assert not network.training
+        for tensor in [*network.parameters(), *network.buffers()]:
             assert not tensor.is_meta
             assert not tensor.requires_grad
 
@@ -105,7 +107,7 @@ def test_position_ids_are_restored_whatever_the_file_says(tmp_path: Path) -> Non
     wrong = {testing.CLIP_PREFIX + "embeddings.position_ids": torch.zeros(1, 77)}
     testing.write_tiny_checkpoint(tmp_path / "x.safetensors", extra=wrong)
     _, clip, _ = parts(tmp_path / "x.safetensors")
-    assert torch.equal(clip.network.embeddings.position_ids, torch.arange(77)[None])
+    assert torch.equal(clip.towers[0].model.embeddings.position_ids, torch.arange(77)[None])
 
 
 def test_heads_and_groups_come_from_the_file_if_it_says_them(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_heads_and_groups_come_from_the_file_if_it_says_them(tmp_path: Path) -> 
     assert model.network.config["attention_head_dim"] == 4
     assert model.network.config["norm_num_groups"] == 16
     assert vae.network.config["norm_num_groups"] == 4
-    assert clip.network.config.num_attention_heads == 2
+    assert clip.towers[0].network.config.num_attention_heads == 2
 
 
 def test_heads_and_groups_are_else_those_of_the_family(tmp_path: Path) -> None:
@@ -125,8 +127,8 @@ def test_heads_and_groups_are_else_those_of_the_family(tmp_path: Path) -> None:
     assert model.network.config["attention_head_dim"] == 8
     assert model.network.config["norm_num_groups"] == 32 // 4
     assert vae.network.config["norm_num_groups"] == 32 // 4
-    assert clip.network.config.num_attention_heads == 1
-    assert clip.network.config.hidden_act == "quick_gelu"
+    assert clip.towers[0].network.config.num_attention_heads == 1
+    assert clip.towers[0].network.config.hidden_act == "quick_gelu"
 
 
 @pytest.mark.parametrize("key", ["unet_heads", "unet_norm_groups", "vae_norm_groups", "clip_heads"])
@@ -157,7 +159,7 @@ def test_widths_and_depths_come_from_the_shapes(tmp_path: Path, unet: dict[str, 
     model, clip, vae = parts(path)
     for name, value in unet.items():
         assert model.network.config[name] == value
-    assert clip.network.config.num_hidden_layers == 3
+    assert clip.towers[0].network.config.num_hidden_layers == 3
     assert vae.network.config["layers_per_block"] == 2
 
 
@@ -257,8 +259,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor]], object]) -> Path
     return path
 
 
-XL_L = "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight"
-XL_G = "conditioner.embedders.1.model.token_embedding.weight"
+CLIP_H = "cond_stage_model.model.token_embedding.weight"
 UNET_BIAS = "model.diffusion_model.middle_block.0.in_layers.2.bias"
 
 
@@ -344,11 +345,10 @@ def test_shapes_that_make_no_sense_are_refused(
         ({"decoder.conv_in.weight": torch.zeros(2, 2, 3, 3)}, "is a VAE, not a checkpoint"),
         (
             {
-                "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3),
-                XL_L: torch.zeros(2, 2),
-                XL_G: torch.zeros(2, 2),
+                "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 5, 3, 3),
+                CLIP_H: torch.zeros(2, 2),
             },
-            "is a checkpoint of SDXL; Weft runs Stable Diffusion 1.x",
+            "is a checkpoint of Stable Diffusion 2.x depth; Weft runs Stable Diffusion 1.x",
         ),
     ],
 )

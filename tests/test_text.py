@@ -137,7 +137,7 @@ def test_a_long_prompt_is_its_chunks_one_after_another(clip: ClipText) -> None:
 
 
 def test_an_embedding_of_a_words_vector_is_that_word(clip: ClipText, folder: Path) -> None:
-    table = clip.network.embeddings.token_embedding.weight
+    table = clip.towers[0].model.embeddings.token_embedding.weight
     red, fox = bundled().ids("red fox")
     save_file({"emb_params": table[[red, fox]].clone()}, folder / "redfox.safetensors")
     save_file({"*": table[fox].clone()}, folder / "one.safetensors")
@@ -154,7 +154,7 @@ def test_an_embedding_of_a_words_vector_is_that_word(clip: ClipText, folder: Pat
 
 
 def test_the_words_vectors_are_left_alone(clip: ClipText, folder: Path) -> None:
-    table = clip.network.embeddings.token_embedding.weight
+    table = clip.towers[0].model.embeddings.token_embedding.weight
     kept = table[:9].clone()
     save_file({"emb_params": torch.ones(2, 32)}, folder / "ones.safetensors")
     tokens(clip, "embedding:ones")
@@ -187,5 +187,5 @@ def test_half_precision_weights_are_computed_in_float32(folder: Path) -> None:
     testing.write_tiny_checkpoint(folder / "half.safetensors", dtype=torch.float16)
     clip = load_checkpoint(folder / "half.safetensors", Devices.choose("cpu")).clip
     assert isinstance(clip, ClipText)
-    assert {weight.dtype for weight in clip.network.parameters()} == {torch.float32}
-    assert clip.nbytes == sum(weight.nbytes for weight in clip.network.parameters())
+    assert {weight.dtype for weight in clip.towers[0].network.parameters()} == {torch.float32}
+    assert clip.nbytes == sum(weight.nbytes for weight in clip.towers[0].network.parameters())

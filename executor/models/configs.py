@@ -8,7 +8,7 @@ which ``load`` puts into words. Light: no torch.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from executor.models.families import Family, TextTower
 from executor.models.model_file import Hints
@@ -100,20 +100,45 @@ def vae_config(shapes: Shapes, hints: Hints) -> Config:
     }
 
 
-def text_config(shapes: Shapes, tower: TextTower, hints: Hints) -> Config:
-    """The text encoder with these tensors (by transformers' names)."""
+class _TextNames(NamedTuple):
+    """The tensors of a text encoder that tell its size."""
+
+    tokens: str
+    positions: str
+    first_linear: str
+    layers: str  # a pattern
+
+
+_CLIP = _TextNames(
+    "embeddings.token_embedding.weight",
+    "embeddings.position_embedding.weight",
+    "encoder.layers.0.mlp.fc1.weight",
+    r"encoder\.layers\.(\d+)\.",
+)
+_OPEN_CLIP = _TextNames(
+    "token_embedding.weight",
+    "positional_embedding",
+    "transformer.resblocks.0.mlp.c_fc.weight",
+    r"transformer\.resblocks\.(\d+)\.",
+)
+
+
+def text_config(shapes: Shapes, tower: TextTower, hints: Hints, *, is_open_clip: bool) -> Config:
+    """The text encoder with these tensors (by the file's names, without prefix)."""
     check_not_empty(shapes)
-    vocabulary, width = shapes["embeddings.token_embedding.weight"]
-    heads = hints.clip_heads or max(1, width // 64)
+    names = _OPEN_CLIP if is_open_clip else _CLIP
+    vocabulary, width = shapes[names.tokens]
+    heads = hints.text_heads.get(tower.name) or max(1, width // 64)
     check_divides("text encoder heads", [heads], [width])
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
+        "intermediate_size": shapes[names.first_linear][0],
+        "num_hidden_layers": _count(shapes, names.layers),
         "num_attention_heads": heads,
-        "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
+        "max_position_embeddings": shapes[names.positions][0],
         "hidden_act": tower.activation,
+        "projection_dim": width,
         # special tokens are the tokenizer's business; the defaults would be checked against it
         "bos_token_id": None,
         "eos_token_id": None,

@@ -1,42 +1,41 @@
-"""What a model file is, told from its header alone: kind, family, precision, size.
+"""What a model file is, told from its header: kind, family, precision, size.
 
-Names and shapes of the tensors decide, and the file's own metadata where those say nothing; its
-weights are not read. ``inspect`` tells any file apart, so that an error can say what a file is
-instead. Light: no torch.
+Names and shapes of the tensors decide, and the file's own metadata where those say nothing; of its
+weights none is read but a few numbers that tell what it predicts (``objective``). ``inspect`` tells
+any file apart, so that an error can say what a file is instead. Light: no torch.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from executor.errors import ModelFileError
-from executor.models.families import (
-    FAMILIES,
-    FOREIGN,
-    Family,
-    Prediction,
-    TextTower,
-    supported_titles,
-)
+from executor.models import lora_names
+from executor.models.control_layout import ADAPTER_SIGNS
+from executor.models.families import FAMILIES, FOREIGN, Family, family_with, supported_titles
 from executor.models.folder import inspect_folder
 from executor.models.header import BYTES, Header, read_header
-from executor.models.layout import EMA, UNET, VAE, unet_name_of_ema
+from executor.models.layout import EMA, UNET, VAE
 from executor.models.model_file import FOLDER_OF, Hints, Kind, ModelFile
-
-Shapes = Mapping[str, tuple[int, ...]]
+from executor.models.objective import objective_of
+from executor.models.text_place import text_place
+from executor.models.unet_place import UnetPlace, unet_place
+from executor.ports import Objective
 
 _HAS_TEXT = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
-_LORA = ("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".hada_w1", ".lokr_w", ".oft_")
 _SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.LATENT, ("latent_tensor",)),
     (Kind.IP_ADAPTER, ("ip_adapter.", "image_proj.")),
+    (Kind.GLIGEN, (".fuser.linear.",)),
     (Kind.CONTROLNET, ("control_model.", "input_hint_block.", "controlnet_")),
+    (Kind.T2I_ADAPTER, ADAPTER_SIGNS),
     (Kind.UPSCALER, ("model.1.sub.", "body.0.rdb1.", "RRDB_trunk.", "conv_first.weight")),
     (Kind.PREVIEW_VAE, ("taesd_", "decoder.layers.0.weight")),
 )
 """Pieces of tensor names that give other kinds of file away."""
 _TAESD = {"1.weight", "3.conv.0.weight"}  # its authors number the layers, nothing more
+_COMPACT = {"body.0.weight", "body.1.weight", "body.2.weight"}  # Real-ESRGAN's small networks
 _EMBEDDING = {"emb_params", "string_to_param", "clip_l", "clip_g"}
 _BARE_UNET = ("input_blocks.", "diffusion_model.", "down_blocks.", "double_blocks.")
 
@@ -48,19 +47,20 @@ def inspect(path: Path) -> ModelFile:
     header = read_header(path)
     kind = _kind(header)
     is_diffusion = kind in (Kind.CHECKPOINT, Kind.UNET)
-    family = _family(header) if is_diffusion else None
     hints = _hints(header)
+    unet = unet_place(header) if is_diffusion else None
+    family = _family(header, unet, hints) if unet else None
     return ModelFile(
         path=path,
         kind=kind,
         family=family,
         architecture=family.title if family else _foreign(header.tensors) if is_diffusion else "",
-        prediction=hints.prediction or (family.prediction if family else "epsilon"),
+        objective=objective_of(header, unet, family) if unet and family else Objective(),
         resolution=_resolution(header, family),
         dtypes=_dtypes(header),
         parameters=sum(math.prod(entry.shape) for entry in header.tensors.values()),
         size_bytes=header.size_bytes,
-        parts=_parts(header, family),
+        parts=_parts(header, unet, family),
         metadata=header.metadata,
         hints=hints,
         headers={"": header},
@@ -85,6 +85,18 @@ def require_vae(file: ModelFile) -> None:
         raise ModelFileError(f"{_is_a(file)}, not a VAE{_belongs(file)}")
 
 
+def require_lora(file: ModelFile) -> None:
+    """Raises ModelFileError if a file is no LoRA."""
+    if file.kind is not Kind.LORA:
+        raise ModelFileError(f"{_is_a(file)}, not a LoRA{_belongs(file)}")
+
+
+def require_upscaler(file: ModelFile) -> None:
+    """Raises ModelFileError if a file is something else; what is none we know may yet be one."""
+    if file.kind not in (Kind.UPSCALER, Kind.UNKNOWN):
+        raise ModelFileError(f"{_is_a(file)}, not an upscaler{_belongs(file)}")
+
+
 def _is_a(file: ModelFile) -> str:
     return f"{file.path.name} is {file.kind}"
 
@@ -94,37 +106,6 @@ def _belongs(file: ModelFile) -> str:
     return f"; such files belong in the folder {folder}" if folder else ""
 
 
-def has_plain_unet(names: Iterable[str]) -> bool:
-    """Whether the U-Net's own weights are there, not only the running means that training keeps."""
-    return any(name.startswith(UNET) for name in names)
-
-
-def tower_prefix(header: Header, tower: TextTower) -> str | None:
-    """Under which of its prefixes a file keeps a text encoder."""
-    root = "token_embedding.weight" if tower.is_open_clip else "embeddings.token_embedding.weight"
-    return next((p for p in tower.prefixes if p + root in header.tensors), None)
-
-
-def unet_shapes(header: Header) -> dict[str, tuple[int, ...]]:
-    """Shapes of the U-Net's tensors by their bare names, from running means if need be."""
-    if has_plain_unet(header.tensors):
-        return shapes_below(header, UNET)
-    return {
-        name: entry.shape
-        for key, entry in header.tensors.items()
-        if key.startswith(EMA) and (name := unet_name_of_ema(key))
-    }
-
-
-def shapes_below(header: Header, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors below a prefix, by their names without it."""
-    return {
-        name.removeprefix(prefix): entry.shape
-        for name, entry in header.tensors.items()
-        if name.startswith(prefix)
-    }
-
-
 def vae_prefix(header: Header) -> str | None:
     """Under which prefix a file keeps an autoencoder; files of a VAE alone often have none."""
     return next((p for p in (VAE, "") if p + "decoder.conv_in.weight" in header.tensors), None)
@@ -132,7 +113,7 @@ def vae_prefix(header: Header) -> str | None:
 
 def _kind(header: Header) -> Kind:
     names = header.tensors.keys()
-    if _any_holds(names, _LORA):
+    if any(name.endswith(lora_names.SIGNS) for name in names):
         return Kind.LORA
     if any(name.startswith((UNET, EMA)) for name in names):
         has_text = any(name.startswith(_HAS_TEXT) for name in names)
@@ -141,6 +122,8 @@ def _kind(header: Header) -> Kind:
         return Kind.EMBEDDING
     if names >= _TAESD:
         return Kind.PREVIEW_VAE
+    if names >= _COMPACT:
+        return Kind.UPSCALER
     for kind, signs in _SIGNS:
         if _any_holds(names, signs):
             return kind
@@ -159,19 +142,13 @@ def _any_holds(names: Collection[str], pieces: tuple[str, ...]) -> bool:
     return any(piece in name for name in names for piece in pieces)
 
 
-def _family(header: Header) -> Family | None:
+def _family(header: Header, unet: UnetPlace, hints: Hints) -> Family | None:
     """The row of the table that a checkpoint's text encoders and U-Net fit."""
-    shapes = unet_shapes(header)
-    stem = shapes.get("input_blocks.0.0.weight", ())
-    if len(stem) != 4 or _any_holds(shapes, tuple(sign for sign, _ in FOREIGN)):
-        return None
-    fitting = [family for family in FAMILIES if family.in_channels == stem[1]]
-    if any(name.startswith(_HAS_TEXT) for name in header.tensors):
-        fitting = [f for f in fitting if all(tower_prefix(header, t) for t in f.text)]
-        return max(fitting, key=lambda family: len(family.text), default=None)
-    context = next((s[-1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), None)
-    vector = shapes.get("label_emb.0.0.weight", (None,))[-1]
-    return next((f for f in fitting if (f.context, f.vector) == (context, vector)), None)
+    if hints.family is not None:
+        return next(family for family in FAMILIES if family.name == hints.family)
+    if not any(name.startswith(_HAS_TEXT) for name in header.tensors):
+        return family_with(unet.shapes(), None)
+    return family_with(unet.shapes(), lambda tower: text_place(header, tower.prefixes) is not None)
 
 
 def _foreign(names: Collection[str]) -> str:
@@ -194,18 +171,20 @@ def _hints(header: Header) -> Hints:
             )
         return int(said)
 
-    predictions: dict[str, Prediction] = {
-        "v": "v",
-        "v_prediction": "v",
-        "epsilon": "epsilon",
-        "eps": "epsilon",
-    }
+    family = header.metadata.get("weft.family")
+    if family is not None and family not in {row.name for row in FAMILIES}:
+        raise ModelFileError(
+            f"{header.path.name}: its metadata say weft.family = {family!r:.40}; "
+            f"it must be one of {', '.join(row.name for row in FAMILIES)}"
+        )
+    heads = {name: whole(f"{name}_heads") for name in ("clip_l", "clip_h", "clip_g")}
+    heads["clip_l"] = heads["clip_l"] or whole("clip_heads")
     return Hints(
         unet_heads=whole("unet_heads"),
         unet_norm_groups=whole("unet_norm_groups"),
         vae_norm_groups=whole("vae_norm_groups"),
-        clip_heads=whole("clip_heads"),
-        prediction=predictions.get(header.metadata.get("modelspec.prediction_type", "").lower()),
+        text_heads={name: count for name, count in heads.items() if count},
+        family=family,
     )
 
 
@@ -225,17 +204,13 @@ def _dtypes(header: Header) -> Mapping[str, int]:
     return dict(counts.most_common())
 
 
-def _parts(header: Header, family: Family | None) -> Mapping[str, int]:
+def _parts(header: Header, unet: UnetPlace | None, family: Family | None) -> Mapping[str, int]:
     """Parameters of each part that is there."""
-    towers = [p for t in (family.text if family else ()) if (p := tower_prefix(header, t))]
+    towers = [text_place(header, tower.prefixes) for tower in (family.text if family else ())]
     vae = vae_prefix(header)
     parts = {
-        "unet": _count(unet_shapes(header)),
-        "text": sum(_count(shapes_below(header, prefix)) for prefix in towers),
-        "vae": _count(shapes_below(header, vae)) if vae is not None else 0,
+        "unet": sum(map(math.prod, unet.shapes().values())) if unet else 0,
+        "text": sum(place.parameters for place in towers if place),
+        "vae": header.parameters(vae) if vae is not None else 0,
     }
     return {name: parameters for name, parameters in parts.items() if parameters}
-
-
-def _count(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())

@@ -9,17 +9,20 @@ from torch import Tensor
 from executor.errors import ModelFileError
 from executor.models.header import read_header
 
-_NAMES = ("emb_params", "clip_l")  # by Automatic1111's converter, and by SDXL trainers
 
+def read_embedding(path: Path, width: int, tower: str) -> Tensor:
+    """The vectors (N, width) of an embedding file for a text encoder, float32.
 
-def read_embedding(path: Path, width: int) -> Tensor:
-    """The vectors (N, width) of an embedding file, float32. Raises ModelFileError."""
+    Trainers of SDXL name them for the encoder, like ``clip_g``; Automatic1111's converter calls
+    them ``emb_params``. Raises ModelFileError.
+    """
     tensors = read_header(path).tensors
-    known = next((name for name in _NAMES if name in tensors), None)
+    names = (tower, "emb_params")
+    known = next((name for name in names if name in tensors), None)
     if known is None and len(tensors) != 1:
         raise ModelFileError(
             f"{path.name} is no textual inversion that Weft can read; "
-            f"it should hold one tensor, or one called {' or '.join(_NAMES)}"
+            f"it should hold one tensor, or one called {' or '.join(names)}"
         )
     name = known or next(iter(tensors))
     shape = tensors[name].shape

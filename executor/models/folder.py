@@ -1,20 +1,23 @@
-"""A diffusers folder: ``unet``, ``vae`` and ``text_encoder``, each weights and a ``config.json``.
+"""A diffusers folder: ``unet``, ``vae``, ``text_encoder`` …, each weights and a ``config.json``.
 
 Its networks are built from the shapes of their tensors, like those of a single file; of a
-``config.json`` only what shapes cannot tell is taken. Light: no torch.
+``config.json`` only what shapes cannot tell is taken. Weights may be in several pieces. Light: no
+torch.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from executor.errors import ModelFileError
-from executor.models.families import FAMILIES, Family, Prediction
+from executor.models.families import Family, family_with
 from executor.models.header import BYTES, Header, read_header
 from executor.models.model_file import Hints, Kind, ModelFile
+from executor.models.objective import PREDICTIONS
+from executor.models.unet_place import unet_place
+from executor.ports import Objective
 
 MARK = "model_index.json"
 MOST_JSON_BYTES = 2**20
@@ -23,6 +26,7 @@ _WEIGHTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "text_encoder_2": "model",
 }
 
 
@@ -35,30 +39,35 @@ def inspect_folder(path: Path) -> ModelFile:
         )
     index = read_json(path, MARK)
     headers = {part: _header(path, part) for part in _WEIGHTS if (path / part).is_dir()}
-    for part in ("unet", "text_encoder"):
-        if part not in headers:
-            raise ModelFileError(f"{path.name} has no {part}; it is not a whole Stable Diffusion")
-    unet = read_json(path, "unet/config.json")
-    family = _family(index, unet)
-    hints = _hints(path, unet)
+    if "unet" not in headers:
+        raise ModelFileError(f"{path.name} has no unet; it is not a whole Stable Diffusion")
+    if not any(part.startswith("text_encoder") for part in headers):
+        raise ModelFileError(f"{path.name} has no text_encoder; it is not a whole Stable Diffusion")
+    unet = unet_place(headers["unet"])
+    family = family_with(unet.shapes(), lambda tower: tower.folder in headers) if unet else None
     counts: Counter[str] = Counter()
     for header in headers.values():
         for entry in header.tensors.values():
             counts[entry.dtype] += (entry.end - entry.start) // BYTES[entry.dtype]
-    parts = {part.removesuffix("_encoder"): _count(header) for part, header in headers.items()}
+    text = [header for part, header in headers.items() if part.startswith("text_encoder")]
+    parts = {
+        "unet": headers["unet"].parameters(),
+        "text": sum(header.parameters() for header in text),
+        "vae": headers["vae"].parameters() if "vae" in headers else 0,
+    }
     return ModelFile(
         path=path,
         kind=Kind.CHECKPOINT,
         family=family,
         architecture=family.title if family else str(index.get("_class_name", "unknown"))[:60],
-        prediction=hints.prediction or (family.prediction if family else "epsilon"),
+        objective=_objective(path),
         resolution=family.resolution if family else None,
         dtypes=dict(counts.most_common()),
         parameters=sum(parts.values()),
         size_bytes=sum(header.size_bytes for header in headers.values()),
-        parts=parts,
+        parts={part: count for part, count in parts.items() if count},
         metadata={},
-        hints=hints,
+        hints=_hints(path, headers, family),
         headers=headers,
     )
 
@@ -82,45 +91,70 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
 def _header(path: Path, part: str) -> Header:
     """The header of a part's weights: in full precision if they are there in several."""
     stem = _WEIGHTS[part]
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (path / part / name).is_file():
-            return read_header(path / part / name)
+    for variant in ("", ".fp16"):
+        whole = path / part / f"{stem}{variant}.safetensors"
+        pieces = path / part / f"{stem}.safetensors.index{variant}.json"
+        if whole.is_file():
+            return read_header(whole)
+        if pieces.is_file():
+            return _header_of_pieces(path, f"{part}/{pieces.name}")
     raise ModelFileError(
-        f"{path.name}/{part} holds no {stem}.safetensors; pickles (.bin) and weights in several "
-        "pieces are not loaded. Save the model again with safe_serialization=True, in one piece"
+        f"{path.name}/{part} holds no {stem}.safetensors; pickles (.bin) are not loaded. "
+        "Save the model again with safe_serialization=True"
     )
 
 
-def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> Family | None:
-    """The row of the table that the folder's U-Net and number of text encoders fit."""
-    towers = sum(index.get(part) is not None for part in ("text_encoder", "text_encoder_2"))
-    has_linear = bool(unet.get("use_linear_projection", False))
-    return next(
-        (
-            family
-            for family in FAMILIES
-            if family.in_channels == unet.get("in_channels", 4)
-            and len(family.text) == towers
-            and (family.heads is None) == has_linear
-            and (family.vector is None) == (unet.get("addition_embed_type") is None)
-        ),
-        None,
+def _header_of_pieces(folder: Path, name: str) -> Header:
+    """What the headers of all files say that an index names, as if they were one."""
+    index = read_json(folder, name)
+    names = index.get("weight_map")
+    directory = (folder / name).parent
+    if not isinstance(names, dict) or not all(_is_plain(file) for file in names.values()):
+        raise ModelFileError(
+            f"{folder.name}/{name} names no files beside it; download the model again"
+        )
+    headers = {file: read_header(directory / file) for file in sorted(set(names.values()))}
+    if not headers:
+        raise ModelFileError(f"{folder.name}/{name} names no file; download the model again")
+    return Header(
+        path=folder / name,
+        size_bytes=sum(header.size_bytes for header in headers.values()),
+        modified_ns=max(header.modified_ns for header in headers.values()),
+        tensors={
+            key: entry for header in headers.values() for key, entry in header.tensors.items()
+        },
+        metadata={},
+        shards={key: header.path for header in headers.values() for key in header.tensors},
     )
 
 
-def _hints(path: Path, unet: Mapping[str, Any]) -> Hints:
+def _is_plain(file: object) -> bool:
+    """Whether it is the name of a file in the same folder, and nothing that leads elsewhere."""
+    return isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+
+
+def _objective(path: Path) -> Objective:
+    """What the folder's scheduler was configured for."""
+    if not (path / "scheduler/scheduler_config.json").is_file():
+        return Objective()
+    said = read_json(path, "scheduler/scheduler_config.json")
+    prediction = PREDICTIONS.get(str(said.get("prediction_type")), "epsilon")
+    return Objective(prediction, said.get("rescale_betas_zero_snr") is True)
+
+
+def _hints(path: Path, headers: Mapping[str, Header], family: Family | None) -> Hints:
     """What the folder's configurations say beyond the shapes."""
-    vae = read_json(path, "vae/config.json") if (path / "vae").is_dir() else {}
-    text = read_json(path, "text_encoder/config.json")
-    has_scheduler = (path / "scheduler/scheduler_config.json").is_file()
-    scheduler = read_json(path, "scheduler/scheduler_config.json") if has_scheduler else {}
-    predictions: dict[str, Prediction] = {"v_prediction": "v", "epsilon": "epsilon"}
+    configs = {part: read_json(path, f"{part}/config.json") for part in headers}
+    heads = {
+        tower.name: _whole(configs.get(tower.folder, {}), "num_attention_heads")
+        for tower in (family.text if family else ())
+    }
     return Hints(
-        unet_heads=_whole(unet, "attention_head_dim"),  # diffusers' name for the number of heads
-        unet_norm_groups=_whole(unet, "norm_num_groups"),
-        vae_norm_groups=_whole(vae, "norm_num_groups"),
-        clip_heads=_whole(text, "num_attention_heads"),
-        prediction=predictions.get(str(scheduler.get("prediction_type"))),
+        # diffusers' name for the number of heads
+        unet_heads=_whole(configs["unet"], "attention_head_dim"),
+        unet_norm_groups=_whole(configs["unet"], "norm_num_groups"),
+        vae_norm_groups=_whole(configs.get("vae", {}), "norm_num_groups"),
+        text_heads={name: count for name, count in heads.items() if count},
     )
 
 
@@ -128,7 +162,3 @@ def _whole(config: Mapping[str, Any], key: str) -> int | None:
     """A positive number of a configuration, if it is one: lists are what the family's rule says."""
     value = config.get(key)
     return value if type(value) is int and 0 < value < 10_000 else None
-
-
-def _count(header: Header) -> int:
-    return sum(math.prod(entry.shape) for entry in header.tensors.values())

@@ -70,14 +70,14 @@ def masked_picture(cond: Cond, scale: float, canvas: Canvas) -> Tensor:
     return torch.cat((_fitted(mask, clean).round(), picture), dim=1)
 
 
-def edited_picture(cond: Cond, canvas: Canvas) -> Tensor:
-    """What InstructPix2Pix sees beside the latent: the picture to edit, unscaled (B, 4, h, w).
+def edited_picture(cond: Cond, scale: float, canvas: Canvas) -> Tensor:
+    """What InstructPix2Pix sees beside the latent: the picture to edit (B, 4, h, w).
 
     Brooks et al. (2023), §3.2; nothing where the prompt has none.
     """
     if cond.concat is None:
         return torch.zeros_like(canvas.clean)
-    return _fitted(cond.concat, canvas.clean)
+    return _fitted(cond.concat * scale, canvas.clean)
 
 
 def _fitted(rows: Tensor, like: Tensor) -> Tensor:
@@ -85,7 +85,19 @@ def _fitted(rows: Tensor, like: Tensor) -> Tensor:
     height, width = like.shape[-2:]
     if rows.shape[-2:] != like.shape[-2:]:
         rows = interpolate(_cropped(rows, width / height), (height, width), mode="bilinear")
-    return _rows(rows, like)
+    return _spread(rows, len(like)).to(like.device, torch.float32)
+
+
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """So many rows: each as often as the others, next to itself; or some, from first to last."""
+    given = len(rows)
+    if count <= 1 or count == given:
+        return rows[:count]
+    if count < given:
+        places = [min(round(at * (given - 1) / (count - 1)), given - 1) for at in range(count)]
+    else:
+        places = [min(int((at + 0.5) * given / count), given - 1) for at in range(count)]
+    return rows[places]
 
 
 def _cropped(rows: Tensor, aspect: float) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,23 @@ class Header:
     modified_ns: int
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
+    shards: Mapping[str, Path] = field(default_factory=dict[str, Path])  # of tensors elsewhere
+
+    def path_of(self, tensor: str) -> Path:
+        """The file that holds a tensor."""
+        return self.shards.get(tensor, self.path)
+
+    def shapes_below(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors below a prefix, by their names without it."""
+        return {
+            name.removeprefix(prefix): entry.shape
+            for name, entry in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+    def parameters(self, prefix: str = "") -> int:
+        """How many numbers the tensors below a prefix have."""
+        return sum(map(math.prod, self.shapes_below(prefix).values()))
 
 
 def read_header(path: Path) -> Header:

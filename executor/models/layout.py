@@ -8,6 +8,7 @@ Light: no torch.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -23,6 +24,8 @@ _UNET_OUTER = {
     "time_embedding.linear_2": "time_embed.2",
     "class_embedding.linear_1": "label_emb.0.0",
     "class_embedding.linear_2": "label_emb.0.2",
+    "add_embedding.linear_1": "label_emb.0.0",  # what diffusers itself calls SDXL's
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -48,6 +51,33 @@ _VAE_OLD_ATTENTION = {  # diffusers' own names before its version 0.18
     "to_v": "value",
     "to_out.0": "proj_attn",
 }
+
+
+_OPEN_CLIP = {  # without the layer's number, and without q, k and v, which share a matrix
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_OPEN_CLIP_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(?:self_attn\.([qkv])_proj\.)?(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a file keeps a tensor of a network: under a name of its own, or inside another."""
+
+    key: str
+    third: int | None = None  # which third of the rows it is; None: all
+    is_transposed: bool = False
+
+    def shape(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        """What the file's tensor should measure for the network's to have this shape."""
+        wanted = wanted[::-1] if self.is_transposed else wanted
+        return wanted if self.third is None else (3 * wanted[0], *wanted[1:])
 
 
 def unet_names(names: Iterable[str]) -> dict[str, str]:
@@ -130,8 +160,31 @@ def preview_decoder_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def text_names(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """The file's name of every tensor of a ``CLIPTextModel``."""
-    return {name: prefix + name.removeprefix("text_model.") for name in names}
+    """The file's name of every tensor of a ``CLIPTextModel``, with projection or without."""
+    beside = prefix.removesuffix("text_model.")
+    return {
+        name: (beside if name.startswith("text_projection.") else prefix)
+        + name.removeprefix("text_model.")
+        for name in names
+    }
+
+
+def open_clip_names(names: Iterable[str], prefix: str) -> dict[str, Stored]:
+    """Where a file in OpenCLIP's layout keeps every tensor of a ``CLIPTextModel``."""
+    return {name: _open_clip_name(name.removeprefix("text_model."), prefix) for name in names}
+
+
+def _open_clip_name(name: str, prefix: str) -> Stored:
+    if name == "text_projection.weight":  # it is multiplied with from the other side
+        return Stored(f"{prefix}text_projection", is_transposed=True)
+    match = _OPEN_CLIP_LAYER.fullmatch(name)
+    if match is None:
+        return Stored(prefix + _renamed(name, _OPEN_CLIP))
+    layer, part, rest = match.groups()
+    where = f"{prefix}transformer.resblocks.{layer}"
+    if part is None:
+        return Stored(f"{where}.{_renamed(rest, _OPEN_CLIP)}")
+    return Stored(f"{where}.attn.in_proj_{rest}", third="qkv".index(part))
 
 
 def is_vae_attention(file_name: str) -> bool:

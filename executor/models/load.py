@@ -13,21 +13,21 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from executor.context import Checkpoint
 from executor.devices import Devices
-from executor.errors import InputError, ModelFileError
-from executor.models import configs, detect, layout, tokenizer
+from executor.errors import InputError
+from executor.models import configs, detect, layout
 from executor.models.families import Family
 from executor.models.header import Header, read_header
 from executor.models.latent_rgb import KEY, LatentRgb
+from executor.models.load_text import load_text
 from executor.models.model_file import ModelFile
 from executor.models.part import Part
-from executor.models.text import ClipText, FindEmbedding, no_embeddings
+from executor.models.text import FindEmbedding, no_embeddings
 from executor.models.unet import UNet
+from executor.models.unet_place import unet_place
 from executor.models.vae import Autoencoder, MissingAutoencoder
-from executor.sampling.schedules import DiscreteSchedule
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +54,24 @@ def load_vae(path: Path, devices: Devices) -> Autoencoder:
     return _load_vae(file, devices)
 
 
-def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
-    """The U-Net of a checkpoint."""
-    if file.is_folder:
-        header = file.headers["unet"]
-        shapes = _renamed_shapes(header, layout.unet_names)
-    else:
-        header = file.header
-        shapes = detect.unet_shapes(header)
+def load_unet(
+    file: ModelFile, family: Family, devices: Devices, *, rounded: torch.dtype | None = None
+) -> UNet:
+    """The U-Net of a checkpoint, or of a file of its own.
 
-    def key(names: Iterable[str]) -> Mapping[str, str]:
-        if file.is_folder:
-            return {name: name for name in names}
-        is_plain = detect.has_plain_unet(header.tensors)
-        return {
-            name: layout.UNET + ldm if is_plain else layout.ema_name(ldm)
-            for name, ldm in layout.unet_names(names).items()
-        }
-
-    part = Part("U-Net", header, key)
+    Weights ``rounded`` to a type of 8 bits are those of ComfyUI's; they are kept in the precision
+    that is computed in.
+    """
+    header = file.headers["unet"] if file.is_folder else file.header
+    place = unet_place(header)
+    assert place is not None, "a family was told from it"
+    shapes = place.shapes()
+    part = Part("U-Net", header, place.stored)
     network = part.build(
         lambda: UNet2DConditionModel(**configs.unet_config(shapes, family, file.hints))
     )
     dtype = devices.unet_dtype(part.stored_dtype(network))
-    part.fill(network, devices, dtype)
+    part.fill(network, devices, dtype, rounded=rounded)
     unused = sorted(set(shapes) - set(layout.unet_names(network.state_dict()).values()))
     if unused:  # another loader may know what they do; here the picture may differ from its
         log.warning(
@@ -89,9 +83,8 @@ def load_unet(file: ModelFile, family: Family, devices: Devices) -> UNet:
     return UNet(
         network,
         family=family,
-        prediction=file.prediction,
-        schedule=DiscreteSchedule.scaled_linear(),
-        key=("unet", file.identity, dtype, file.prediction),
+        objective=file.objective,
+        key=("unet", file.identity, dtype, rounded, file.objective),
         latent_rgb=_latent_rgb(file, network.config["out_channels"]),
     )
 
@@ -106,36 +99,6 @@ def _latent_rgb(file: ModelFile, channels: int) -> LatentRgb | None:
     except InputError as error:
         log.warning("%s: %s; its previews may have wrong colours", file.path.name, error)
         return None
-
-
-def load_text(
-    file: ModelFile, family: Family, devices: Devices, find_embedding: FindEmbedding
-) -> ClipText:
-    """The text encoder of a checkpoint."""
-    tower = family.text[0]
-    if file.is_folder:
-        header = file.headers["text_encoder"]
-        root = "text_model."
-        prefix = root if root + "embeddings.token_embedding.weight" in header.tensors else ""
-    else:
-        header = file.header
-        prefix = detect.tower_prefix(header, tower) or tower.prefixes[0]
-    shapes = detect.shapes_below(header, prefix)
-    part = Part("text encoder", header, lambda names: layout.text_names(names, prefix))
-    network = part.build(
-        lambda: CLIPTextModel(CLIPTextConfig(**configs.text_config(shapes, tower, file.hints)))
-    )
-    words = tokenizer.beside(file.path)
-    if words.size > network.config.vocab_size:
-        raise ModelFileError(
-            f"the tokenizer beside {file.path.name} knows {words.size} tokens, "
-            f"its text encoder {network.config.vocab_size}: they do not belong together"
-        )
-    part.fill(network, devices, devices.text_dtype)
-    positions = torch.arange(network.config.max_position_embeddings, device=devices.device)
-    # a buffer that no file need hold, and that was built without storage
-    network.embeddings.register_buffer("position_ids", positions[None], persistent=False)
-    return ClipText(network, tower, words, find_embedding)
 
 
 def load_checkpoint_vae(file: ModelFile, devices: Devices) -> Autoencoder | MissingAutoencoder:
@@ -161,9 +124,7 @@ def _load_vae(file: ModelFile, devices: Devices) -> Autoencoder:
     prefix = detect.vae_prefix(header) or ""
     is_diffusers = any(name.startswith(f"{prefix}decoder.up_blocks.") for name in header.tensors)
     shapes = (
-        _renamed_shapes(header, layout.vae_names)
-        if is_diffusers
-        else detect.shapes_below(header, prefix)
+        _renamed_shapes(header, layout.vae_names) if is_diffusers else header.shapes_below(prefix)
     )
 
     def key(names: Iterable[str]) -> Mapping[str, str]:

@@ -1,12 +1,13 @@
 """What is known of a model file before it is loaded. Light: no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from executor.models.families import Family, Prediction
+from executor.models.families import Family
 from executor.models.header import Header
+from executor.ports import Objective, Prediction
 
 
 class Kind(StrEnum):
@@ -18,6 +19,8 @@ class Kind(StrEnum):
     TEXT_ENCODER = "a text encoder"
     LORA = "a LoRA"
     CONTROLNET = "a ControlNet"
+    T2I_ADAPTER = "a T2I-Adapter"
+    GLIGEN = "a GLIGEN network"
     EMBEDDING = "a textual inversion embedding"
     UPSCALER = "an upscaler"
     LATENT = "a saved latent"
@@ -33,6 +36,8 @@ FOLDER_OF = {
     Kind.TEXT_ENCODER: "text_encoders",
     Kind.LORA: "loras",
     Kind.CONTROLNET: "controlnet",
+    Kind.T2I_ADAPTER: "controlnet",
+    Kind.GLIGEN: "gligen",
     Kind.EMBEDDING: "embeddings",
     Kind.UPSCALER: "upscale_models",
     Kind.LATENT: "input",
@@ -49,8 +54,8 @@ class Hints:
     unet_heads: int | None = None
     unet_norm_groups: int | None = None
     vae_norm_groups: int | None = None
-    clip_heads: int | None = None
-    prediction: Prediction | None = None
+    text_heads: Mapping[str, int] = field(default_factory=dict[str, int])  # by text encoder
+    family: str | None = None  # of a part alone whose widths are nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class ModelFile:
     kind: Kind
     family: Family | None  # None: not a checkpoint, or of no family in the table
     architecture: str  # the family's title, or another's name
-    prediction: Prediction
+    objective: Objective
     resolution: int | None  # side in pixels
     dtypes: Mapping[str, int]  # numbers in the file by type ("F16"), most first
     parameters: int
@@ -70,6 +75,11 @@ class ModelFile:
     metadata: Mapping[str, str]
     hints: Hints
     headers: Mapping[str, Header]  # of the single file "", or by folder of a diffusers model
+
+    @property
+    def prediction(self) -> Prediction:
+        """What its network predicts."""
+        return self.objective.prediction
 
     @property
     def is_folder(self) -> bool:

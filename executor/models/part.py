@@ -7,6 +7,7 @@ a view of the file. All that the header can tell is checked before a weight is r
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from executor.devices import Devices
 from executor.errors import ModelFileError
 from executor.models.header import Header
+from executor.models.layout import Stored
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,7 +38,7 @@ class Part:
 
     title: str
     header: Header
-    keys: Callable[[Iterable[str]], Mapping[str, str]]
+    keys: Callable[[Iterable[str]], Mapping[str, str | Stored]]
 
     def build(self, make: Callable[[], M]) -> M:
         """The network without storage, if the file's shapes are of one."""
@@ -52,46 +54,69 @@ class Part:
 
     def stored_dtype(self, network: nn.Module) -> torch.dtype:
         """The precision that most of its tensors are kept in."""
-        keys = self.keys(network.state_dict()).values()
+        stored = self._stored(network.state_dict()).values()
         found = Counter(
-            self.header.tensors[key].dtype for key in keys if key in self.header.tensors
+            self.header.tensors[at.key].dtype for at in stored if at.key in self.header.tensors
         )
         return _FLOATS.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
 
-    def fill(self, network: nn.Module, devices: Devices, dtype: torch.dtype) -> None:
-        """Give the network its weights; all of them, or none and a ModelFileError."""
+    def fill(
+        self,
+        network: nn.Module,
+        devices: Devices,
+        dtype: torch.dtype,
+        *,
+        rounded: torch.dtype | None = None,
+    ) -> None:
+        """Give the network its weights; all of them, or none and a ModelFileError.
+
+        Each is of ``dtype``, and where that is said ``rounded`` to the numbers of another before.
+        """
         wanted = {name: tuple(meta.shape) for name, meta in network.state_dict().items()}
-        keys = self.keys(wanted)
-        self._check(wanted, keys)
+        stored = self._stored(wanted)
+        self._check(wanted, stored)
+        by_file: dict[Path, list[str]] = {}
+        for name, at in stored.items():
+            by_file.setdefault(self.header.path_of(at.key), []).append(name)
         state: dict[str, Tensor] = {}
-        try:
-            with safe_open(self.header.path, framework="pt") as file:
-                for name, key in keys.items():
-                    tensor: Tensor = file.get_tensor(key)
-                    state[name] = tensor.reshape(wanted[name]).to(
-                        device=devices.device,
-                        dtype=dtype,
-                        memory_format=devices.memory_format
-                        if len(wanted[name]) == 4
-                        else torch.preserve_format,
-                    )
-        except (SafetensorError, OSError) as error:
-            raise ModelFileError(f"{self.header.path.name} cannot be read: {error}") from error
+        for path, names in by_file.items():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in names:
+                        taken = _taken(file.get_tensor(stored[name].key), stored[name])
+                        if rounded is not None:
+                            taken = taken.to(rounded)
+                        state[name] = taken.reshape(wanted[name]).to(
+                            device=devices.device,
+                            dtype=dtype,
+                            memory_format=devices.memory_format
+                            if len(wanted[name]) == 4
+                            else torch.contiguous_format,
+                        )
+            except (SafetensorError, OSError) as error:
+                raise ModelFileError(f"{path.name} cannot be read: {error}") from error
         network.load_state_dict(state, assign=True)
         network.eval().requires_grad_(False)
 
-    def _check(self, wanted: Mapping[str, tuple[int, ...]], keys: Mapping[str, str]) -> None:
+    def _stored(self, names: Iterable[str]) -> dict[str, Stored]:
+        """Where each tensor of the network is."""
+        return {
+            name: Stored(at) if isinstance(at, str) else at for name, at in self.keys(names).items()
+        }
+
+    def _check(self, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, Stored]) -> None:
         """Every tensor is there, of its shape and a type that holds fractions."""
         there = self.header.tensors
-        missing = [key for key in keys.values() if key not in there]
+        keys = dict.fromkeys(at.key for at in stored.values())
+        missing = [key for key in keys if key not in there]
         wrong = [
-            f"{key} is {_size(there[key].shape)} instead of {_size(wanted[name])}"
-            for name, key in keys.items()
-            if key in there and not _fits(there[key].shape, wanted[name])
+            f"{at.key} is {_size(there[at.key].shape)} instead of {_size(shape)}"
+            for name, at in stored.items()
+            if at.key in there and not _fits(there[at.key].shape, shape := at.shape(wanted[name]))
         ]
         strange = [
             f"{key} is {there[key].dtype}"
-            for key in keys.values()
+            for key in keys
             if key in there and there[key].dtype not in _FLOATS
         ]
         faults = [
@@ -109,6 +134,13 @@ class Part:
                 f"{self.header.path.name}: its {self.title} cannot be loaded. {'; '.join(faults)}. "
                 "Download it again, or use another model"
             )
+
+
+def _taken(whole: Tensor, at: Stored) -> Tensor:
+    """The network's tensor out of the file's."""
+    if at.third is not None:
+        whole = whole.chunk(3)[at.third]
+    return whole.T if at.is_transposed else whole
 
 
 def _fits(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -1,11 +1,12 @@
 """A diffusion U-Net as samplers see it: noisy latent and sigma in, denoised latent out.
 
-Scaling and the step from the network's prediction to a denoised latent are float32, outside the
-network; the network itself computes in its own precision.
+Scaling and the step from the network's prediction to a denoised latent (``prediction``) are
+float32, outside the network; the network itself computes in its own precision.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from functools import reduce
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch import Tensor
 
 from executor.errors import InputError
 from executor.models import further_inputs
-from executor.models.families import Family, Prediction
+from executor.models import prediction as predictions
+from executor.models.families import Family
 from executor.models.latent_rgb import LatentRgb
-from executor.ports import Canvas, Cond, NoiseSchedule, Residuals
+from executor.models.lora_names import NetworkName
+from executor.models.weights import Weights
+from executor.ports import Canvas, Cond, Objective, Residuals
+from executor.sampling.noise_schedules import schedule_for
 from executor.steps import Inputs
 
 
@@ -29,24 +34,46 @@ class UNet:
         network: UNet2DConditionModel,
         *,
         family: Family,
-        prediction: Prediction,
-        schedule: NoiseSchedule,
+        objective: Objective,
         key: Hashable,
         latent_rgb: LatentRgb | None = None,
     ) -> None:
-        self.network = network
+        self.weights = Weights(network)
+        self.config = network.config
         self.family = family
-        self.prediction: Prediction = prediction
-        self.schedule = schedule
+        self.objective = objective
+        self.schedule = schedule_for(objective)
         self.key = key
         # What it computes in. Asked for at every step, and diffusers looks for 0.65 ms each time.
         self.dtype: torch.dtype = network.dtype
         self.latent_rgb = latent_rgb  # of a latent space of its own; None: the family's
 
     @property
+    def network(self) -> UNet2DConditionModel:
+        """What computes; its configuration is at hand as ``config``, before weights are merged."""
+        return self.weights.network
+
+    @property
+    def title(self) -> str:
+        """What it is, for messages."""
+        return self.family.title
+
+    @property
+    def networks(self) -> Mapping[NetworkName, Weights[Any]]:
+        """Its weights, for what changes them (``executor.models.lora``)."""
+        return {"unet": self.weights}
+
+    def with_networks(self, networks: Mapping[NetworkName, Weights[Any]]) -> "UNet":
+        """The same model with changed weights, which share a batch with equal ones only."""
+        changed = copy(self)
+        changed.weights = networks["unet"]
+        changed.key = ("changed", self.key, changed.weights.key)
+        return changed
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the latents that it denoises."""
-        return int(self.network.config["out_channels"])
+        return int(self.config["out_channels"])
 
     @property
     def latent_scale(self) -> float:
@@ -56,24 +83,36 @@ class UNet:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.network.device
+        return self.weights.device
 
     @property
     def memory(self) -> object:
         """What holds its weights: the cache counts them once, whoever else holds them."""
-        return self.network
+        return self.weights
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """How much its weights take, without what they share with ``base``."""
+        return self.weights.nbytes
+
+    @property
+    def base(self) -> object:
+        """Whose weights it shares, if its own are changed ones."""
+        return self.weights.base
+
+    def with_objective(self, objective: Objective) -> "UNet":
+        """The same network, taken to have been trained otherwise; its key is another."""
+        other = copy(self)
+        other.objective, other.schedule = objective, schedule_for(objective)
+        other.key = (self.key, objective)
+        return other
 
     def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
         """What the network is given for a prompt, one row for each of the canvas.
 
         Raises InputError for a prompt that another model's text encoder has encoded.
         """
-        context = int(self.network.config["cross_attention_dim"])
+        context = int(self.config["cross_attention_dim"])
         if cond.tokens.shape[-1] != context:
             raise InputError(
                 f"the prompt is encoded {cond.tokens.shape[-1]} wide, and this model "
@@ -84,18 +123,23 @@ class UNet:
         turns = -(-rows // len(cond.tokens))
         tokens = cond.tokens.repeat(turns, 1, 1)[:rows].to(canvas.clean.device)
         vector = concat = None
-        if self.family.vector_says is not None:
+        if self.family.vector_says == "picture":
+            width = int(self.network.config["projection_class_embeddings_input_dim"])
+            vector = canvas.clean.new_zeros(rows, width)  # no picture: nothing
+        elif self.family.vector_says is not None:
             vector = further_inputs.vector(cond, self.family, canvas, is_negative=is_negative)
             self._check_vector(vector)
         further_channels = self.family.in_channels - self.latent_channels
         if further_channels == 5:
             concat = further_inputs.masked_picture(cond, self.latent_scale, canvas)
         elif further_channels == 4:
-            concat = further_inputs.edited_picture(cond, canvas)
+            # CosXL's edits see it scaled, those that diffusers trains as the VAE gives it.
+            scale = 1.0 if self.objective.sigmas is None else self.latent_scale
+            concat = further_inputs.edited_picture(cond, scale, canvas)
         return Inputs(tokens, vector, concat)
 
     def _check_vector(self, vector: Tensor) -> None:
-        wanted = int(self.network.config["projection_class_embeddings_input_dim"])
+        wanted = int(self.config["projection_class_embeddings_input_dim"])
         if vector.shape[1] != wanted:
             numbers = wanted - vector.shape[1]
             raise InputError(
@@ -107,19 +151,16 @@ class UNet:
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its ``sigma`` (B,).
 
-        The network sees x / √(σ² + 1) and the nearest training timestep. From its prediction of
-        the noise, D = x − σ ε; of v (Salimans & Ho 2022), D = x / (σ² + 1) − v σ / √(σ² + 1).
+        The network is also told the training timestep of the sigma.
         """
         x, sigma = x.float(), sigma.float()
         timesteps = self.schedule.timestep(sigma)  # (B,)
         sigma = sigma[:, None, None, None]
-        variance = sigma**2 + 1
-        seen = x / variance**0.5
+        kind = self.objective.prediction
         with torch.no_grad():
+            seen = predictions.shown(kind, x, sigma)
             predicted = self._predict(seen, timesteps, inputs).float()
-        if self.prediction == "v":
-            return x / variance - predicted * sigma / variance**0.5
-        return x - predicted * sigma
+        return predictions.denoised(kind, x, sigma, timesteps, predicted)
 
     def _predict(self, seen: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
         """The network's own prediction for scaled rows (B, C, h, w), in its precision."""

@@ -40,9 +40,7 @@ class DiscreteSchedule:
         cls, start: float = 0.00085, end: float = 0.012, timesteps: int = 1000
     ) -> "DiscreteSchedule":
         """Stable Diffusion's schedule: √β rises linearly."""
-        return cls.from_betas(
-            torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2
-        )
+        return cls.from_betas(scaled_linear_betas(start, end, timesteps))
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> "DiscreteSchedule":
@@ -87,6 +85,13 @@ class DiscreteSchedule:
         if percent >= 1:
             return 0.0
         return float(self.sigma(torch.tensor((1 - percent) * (len(self.sigmas) - 1))))
+
+
+def scaled_linear_betas(
+    start: float = 0.00085, end: float = 0.012, timesteps: int = 1000
+) -> Tensor:
+    """What each forward diffusion step adds where √β rises linearly, float64."""
+    return torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2
 
 
 def normal(schedule: NoiseSchedule, steps: int) -> Tensor:
