@@ -6,6 +6,7 @@ here looks at the machine: what ``auto`` and ``None`` come to is decided by ``ex
 by whoever holds a budget.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -41,11 +42,31 @@ def _paths(value: Any) -> Any:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+def _tables(value: Any) -> Any:
+    """Tables as the environment spells them: a JSON object."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def _device(value: str) -> str:
     """The name of a device, if it is one."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("it must be auto, cpu, mps, cuda or cuda:N")
     return value
+
+
+class ModelSettings(BaseModel):
+    """What ``[models.NAME]`` says of a model that applications can name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    checkpoint: str
+    text_to_image: Path | None = None  # templates in place of its family's
+    image_to_image: Path | None = None
+    inpaint: Path | None = None
+    defaults: Mapping[str, Any] = {}  # parameters of the templates
+    description: str = ""
+    best_use: str = ""
+    price: Annotated[float, Field(ge=0)] | None = None  # of a picture
 
 
 class Settings(BaseModel):
@@ -140,6 +161,17 @@ class Settings(BaseModel):
         description="Further names under which a server that listens on loopback only may be asked "
         "for, as behind a proxy; separated by commas. Others are refused, since web sites can make "
         "their names lead to this machine.",
+    )
+
+    models: Annotated[Mapping[str, ModelSettings], BeforeValidator(_tables)] = Field(
+        default={},
+        description="Models by the names that applications use, each with its checkpoint and, if "
+        "they are not to be its family's, templates and defaults: tables [models.NAME] in "
+        "weft.toml, JSON in the environment. Every checkpoint is a model by its file name anyway.",
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="The model of applications that name none. By default the first.",
     )
 
     front_end_root: Path | None = Field(

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from executor.errors import SettingsError
-from executor.settings import FILE, Settings
+from executor.settings import FILE, ModelSettings, Settings
 
 
 def test_every_setting_can_be_set_in_the_environment() -> None:
@@ -36,6 +36,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_HISTORY_JOBS": "50",
         "WEFT_HISTORY_DAYS": "0.5",
         "WEFT_LOG_FORMAT": "json",
+        "WEFT_MODELS": '{"mine": {"checkpoint": "a.safetensors", "defaults": {"steps": 4}}}',
+        "WEFT_DEFAULT_MODEL": "mine",
     }
     assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     assert Settings.from_environment(environ) == Settings(
@@ -63,6 +65,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         history_jobs=50,
         history_days=0.5,
         log_format="json",
+        models={"mine": ModelSettings(checkpoint="a.safetensors", defaults={"steps": 4})},
+        default_model="mine",
     )
 
 
