@@ -33,11 +33,16 @@ if TYPE_CHECKING:
         Clip,
         Cond,
         Conditioning,
+        Control,
+        ControlNet,
         FileChoice,
+        Gligen,
+        Grounding,
         Image,
         Latent,
         Mask,
         Model,
+        Phrase,
         Port,
         Seed,
         Text,
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
         Vae,
         Widget,
     )
+    from executor.sampling_ports import Denoiser, Guider, Noise, Sampler, Sigmas
     from executor.steps import Eval, Inputs, Steps
     from executor.workflow import Workflow
 
@@ -58,9 +64,15 @@ __all__ = [
     "Cond",
     "Conditioning",
     "Context",
+    "Control",
+    "ControlNet",
+    "Denoiser",
     "Eval",
     "FileChoice",
     "FileError",
+    "Gligen",
+    "Grounding",
+    "Guider",
     "Image",
     "InputError",
     "Inputs",
@@ -70,11 +82,15 @@ __all__ = [
     "Model",
     "ModelFileError",
     "Node",
+    "Noise",
     "PathError",
+    "Phrase",
     "PictureError",
     "Port",
+    "Sampler",
     "SavedFile",
     "Seed",
+    "Sigmas",
     "Steps",
     "Text",
     "Tiling",
@@ -86,7 +102,7 @@ __all__ = [
     "WorkflowError",
 ]
 
-_VOCABULARY = ("context", "errors", "node", "ports", "steps", "workflow")
+_VOCABULARY = ("context", "errors", "node", "ports", "sampling_ports", "steps", "workflow")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,220 +1,27 @@
-"""Samplers: against diffusers where it is right, against closed forms, and by their order."""
+"""What holds for every sampler: its order, its variance, its cost, and that it disturbs nobody."""
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
-from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import (
-    KDPM2AncestralDiscreteScheduler,
-)
-from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
-from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from sampler_toys import SD, SHAPE, one_blob, requesting, run, silent, start, two_blobs
 from torch import Tensor
-from toy_model import ToyModel
 
-from executor.ports import DiffusionModel
+from executor.errors import InputError
 from executor.sampling import noise as noises
-from executor.sampling.noise import Noise
-from executor.sampling.samplers import SAMPLERS, Denoiser
-from executor.sampling.schedules import SCHEDULERS, DiscreteSchedule
-from executor.steps import Eval, Inputs, Steps
+from executor.sampling.samplers import SAMPLERS, sampler_named
+from executor.sampling.schedules import SCHEDULERS
+from executor.sampling.sde import er_noise_scale
 
-SD = DiscreteSchedule.scaled_linear()
 DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.noise == "none"]
-SHAPE = (2, 4, 8, 8)
 
+STEPS_AS_IT_LIKES = ("dpm_fast", "dpm_adaptive")
+"""They end at the least positive sigma and step where they like: ``test_dpm_solver.py``."""
 
-def two_blobs(x: Tensor, sigma: Any) -> Tensor:
-    """The exact denoiser of data around +1 and −1 with variance ¼: no sampler is exact on it."""
-    variance = 0.25 + sigma**2
-    return (0.25 * x + sigma**2 * torch.tanh(x / variance)) / variance
-
-
-def one_blob(x: Tensor, sigma: Any) -> Tensor:
-    """The exact denoiser of data that are normal with variance 1."""
-    return x / (1 + sigma**2)
-
-
-def silent(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    return torch.zeros(SHAPE)
-
-
-def requesting(denoise: Callable[[Tensor, Tensor], Tensor]) -> Denoiser:
-    """A denoiser that makes one request for each call, as a model would, and answers itself."""
-    model: DiffusionModel = ToyModel()
-
-    def call(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
-        yield Eval(model, x, sigma.expand(len(x)), Inputs(x.new_zeros(len(x), 1, 1)))
-        return denoise(x, sigma)
-
-    return call
-
-
-def start(sigmas: Tensor, seed: int = 0) -> Tensor:
-    return noises.initial(SHAPE, seed).to(sigmas.dtype) * sigmas[0]
-
-
-def run(
-    name: str,
-    sigmas: Tensor,
-    denoise: Callable[[Tensor, Tensor], Tensor] = two_blobs,
-    noise: Noise = silent,
-    x: Tensor | None = None,
-) -> tuple[Tensor, int]:
-    """What a sampler returns, and how many evaluations it took."""
-    x = start(sigmas) if x is None else x
-    steps = SAMPLERS[name].sample(requesting(denoise), x, sigmas, noise)
-    count, answer = 0, None
-    while True:
-        try:
-            steps.send(answer)  # type: ignore[arg-type]  # None starts a generator
-        except StopIteration as end:
-            return end.value, count
-        count, answer = count + 1, x
-
-
-# --- against diffusers -------------------------------------------------------------------------
-
-
-def theirs(
-    scheduler: Any, sigmas: Tensor, evaluated_at: Tensor, *, is_scaled: bool, **step: Any
-) -> Tensor:
-    """What a diffusers scheduler makes of ``two_blobs``, evaluated at the sigmas given.
-
-    ``is_scaled``: it works on x / √(1 + σ²), whose variance stays the same.
-    """
-    scheduler.set_begin_index(0)
-    x = start(sigmas)
-    if is_scaled:
-        x = x / (1 + sigmas[0] ** 2) ** 0.5
-    for t, sigma in zip(scheduler.timesteps, evaluated_at, strict=False):
-        raw = x * (1 + sigma**2) ** 0.5 if is_scaled else x
-        scheduler.is_scale_input_called = True
-        x = scheduler.step((raw - two_blobs(raw, sigma)) / sigma, t, x, **step).prev_sample
-    return x * (1 + scheduler.sigmas[-1] ** 2) ** 0.5 if is_scaled else x
-
-
-def doubled(tensor: Tensor) -> Tensor:
-    """Each value for both halves of a second-order step, as diffusers keeps them."""
-    return torch.cat([tensor[:1], tensor[1:].repeat_interleave(2), tensor[-1:]])
-
-
-def diffusers_euler(sigmas: Tensor) -> Tensor:
-    scheduler = EulerDiscreteScheduler()
-    scheduler.set_timesteps(sigmas=sigmas.tolist())
-    return theirs(scheduler, sigmas, sigmas[:-1], is_scaled=False)
-
-
-def diffusers_euler_ancestral(sigmas: Tensor) -> Tensor:
-    scheduler = EulerAncestralDiscreteScheduler()
-    scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas = sigmas
-    generator = torch.Generator().manual_seed(6)
-    return theirs(scheduler, sigmas, sigmas[:-1], is_scaled=False, generator=generator)
-
-
-def diffusers_heun(sigmas: Tensor) -> Tensor:
-    scheduler = HeunDiscreteScheduler()
-    scheduler.set_timesteps(len(sigmas) - 1)
-    twice = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
-    scheduler.sigmas = twice
-    return theirs(scheduler, sigmas, twice[:-1], is_scaled=False)
-
-
-def diffusers_dpm_2(sigmas: Tensor) -> Tensor:
-    """To the last but one sigma only: its middle of a step to 0 is 0."""
-    sigmas = sigmas[:-1]
-    scheduler = KDPM2DiscreteScheduler()
-    scheduler.set_timesteps(len(sigmas))
-    middles = sigmas.log().lerp(sigmas.roll(1).log(), 0.5).exp()
-    scheduler.sigmas, scheduler.sigmas_interpol = doubled(sigmas), doubled(middles)
-    at = torch.stack([sigmas[:-1], middles[1:]], dim=1).flatten()
-    return theirs(scheduler, sigmas, at, is_scaled=False)
-
-
-def diffusers_dpm_2_ancestral(sigmas: Tensor) -> Tensor:
-    """To the last but one sigma only, as above."""
-    sigmas = sigmas[:-1]
-    scheduler = KDPM2AncestralDiscreteScheduler()
-    scheduler.set_timesteps(len(sigmas))
-    below = sigmas[1:]
-    up = below * (1 - below**2 / sigmas[:-1] ** 2).sqrt()
-    down = (below**2 - up**2).sqrt()
-    middles = (sigmas[:-1] * down).sqrt()
-    scheduler.sigmas, scheduler.sigmas_interpol = doubled(sigmas), doubled(middles)
-    scheduler.sigmas_up, scheduler.sigmas_down = doubled(up), doubled(down)
-    at = torch.stack([sigmas[:-1], middles], dim=1).flatten()
-    generator = torch.Generator().manual_seed(6)
-    return theirs(scheduler, sigmas, at, is_scaled=False, generator=generator)
-
-
-def diffusers_lms(sigmas: Tensor) -> Tensor:
-    """To the last but one sigma only: for the last step it has another rule."""
-    sigmas = sigmas[:-1]
-    scheduler = LMSDiscreteScheduler()
-    scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas = sigmas
-    return theirs(scheduler, sigmas, sigmas[:-1], is_scaled=False)
-
-
-def diffusers_dpmpp_2m(sigmas: Tensor) -> Tensor:
-    scheduler = DPMSolverMultistepScheduler(
-        final_sigmas_type="zero", solver_order=2, lower_order_final=False
-    )
-    scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas = sigmas
-    return theirs(scheduler, sigmas, sigmas[:-1], is_scaled=True)
-
-
-def diffusers_uni_pc(sigmas: Tensor, solver_type: Literal["bh1", "bh2"] = "bh1") -> Tensor:
-    scheduler = UniPCMultistepScheduler(solver_order=3, solver_type=solver_type)
-    scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas = torch.cat([sigmas[:-1], torch.tensor([0.001])])
-    return theirs(scheduler, sigmas, sigmas[:-1], is_scaled=True)
-
-
-# Both sides are float32, where rounding alone is worth 5e-7 over 20 steps, and more where latents
-# are still as large as sigma at the end. The last three work on rescaled latents there, and UniPC
-# solves in float32 for weights that nearly cancel, we in float64.
-THEIRS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "euler": (diffusers_euler, 2e-6),
-    "ddim": (diffusers_euler, 2e-6),
-    "euler_ancestral": (diffusers_euler_ancestral, 2e-6),
-    "heun": (diffusers_heun, 2e-6),
-    "dpm_2": (diffusers_dpm_2, 2e-6),
-    "dpm_2_ancestral": (diffusers_dpm_2_ancestral, 2e-5),
-    "lms": (diffusers_lms, 5e-6),
-    "dpmpp_2m": (diffusers_dpmpp_2m, 5e-6),
-    "uni_pc": (diffusers_uni_pc, 5e-4),
-    "uni_pc_bh2": (lambda sigmas: diffusers_uni_pc(sigmas, "bh2"), 5e-4),
-}
-STOPS_EARLY = ("dpm_2", "dpm_2_ancestral", "lms")
-
-
-# diffusers 0.42 converts its tables to numpy in a way that numpy 2 frowns upon.
-@pytest.mark.filterwarnings("ignore:__array_.*:DeprecationWarning")
-@pytest.mark.parametrize("steps", [5, 20])
-@pytest.mark.parametrize("scheduler", ["karras", "normal"])
-@pytest.mark.parametrize("name", THEIRS)
-def test_results_are_those_of_diffusers(name: str, scheduler: str, steps: int):
-    sigmas = SCHEDULERS[scheduler](SD, steps)
-    theirs_of, tolerance = THEIRS[name]
-    generator = torch.Generator().manual_seed(6)
-    ours, _ = run(
-        name,
-        sigmas[:-1] if name in STOPS_EARLY else sigmas,
-        noise=lambda sigma, sigma_next: torch.randn(SHAPE, generator=generator),
-    )
-    torch.testing.assert_close(ours, theirs_of(sigmas), rtol=0, atol=tolerance)
-
+WALKING = [name for name in SAMPLERS if name not in STEPS_AS_IT_LIKES]
+"""All others: they go from each sigma to the next."""
 
 # --- closed forms ------------------------------------------------------------------------------
 
@@ -227,36 +34,33 @@ def error(name: str, steps: int) -> float:
     """The distance from the exact flow of ``one_blob``, on which x grows with √(1 + σ²)."""
     sigmas = geometric(steps)
     exact = start(sigmas) * ((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2)).sqrt()
-    result, _ = run(name, sigmas, one_blob)
+    result, _ = run(SAMPLERS[name].sample, sigmas, one_blob)
     return float((result - exact).abs().max())
 
 
-# The orders of their papers; LMS and UniPC begin with lower ones (UniPC also ends), which tells.
-ORDERS = {
-    "euler": 1,
-    "ddim": 1,
-    "heun": 2,
-    "dpm_2": 2,
-    "dpmpp_2m": 2,
-    "lms": 2,
-    "uni_pc": 2,
-    "uni_pc_bh2": 2,
-}
+# Multistep samplers begin with an Euler step, which tells in the long run: 2 is all they come to.
+# Heun++ and gradient estimation are first-order by their weights.
+FIRST_ORDER = (
+    *("euler", "euler_cfg_pp", "ddim", "heunpp2"),
+    *("gradient_estimation", "gradient_estimation_cfg_pp"),
+)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "dpm_adaptive"])
 def test_halving_the_steps_divides_the_error_by_the_order(name: str):
+    order = 1 if name in FIRST_ORDER else 2
     # 0.85: the order is a limit, and these steps are still finite.
-    assert math.log2(error(name, 64) / error(name, 128)) > 0.85 * ORDERS[name]
+    assert math.log2(error(name, 64) / error(name, 128)) > 0.85 * order
 
 
 # Consistency sampling is left out: it asks the denoiser to be the whole flow; this one is not.
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "lcm"])
 def test_data_of_variance_1_come_out_with_variance_1(name: str):
     kind = SAMPLERS[name].noise
-    sigmas = SCHEDULERS["karras"](SD, 30 if kind == "brownian" else 100)
+    sigmas = SCHEDULERS["karras"](SD, 30 if kind.startswith("brownian") else 100)
     x = noises.initial((1, 4, 64, 64), 1) * (1 + sigmas[0] ** 2).sqrt()
-    result, _ = run(name, sigmas, one_blob, noises.for_sampler(kind, x, sigmas, 1), x)
+    added = noises.for_sampler(kind, x, sigmas, 1)
+    result, _ = run(SAMPLERS[name].sample, sigmas, one_blob, added, x)
     # 16,384 samples: 0.006 of chance; the rest is what first-order samplers miss in 100 steps.
     assert float(result.std()) == pytest.approx(1, abs=0.05)
     assert float(result.mean()) == pytest.approx(0, abs=0.03)
@@ -267,7 +71,8 @@ def test_more_steps_refine_the_same_picture_where_noise_is_brownian():
         # One path for all: every number of steps has the same largest and least sigma.
         sigmas = SCHEDULERS["karras"](SD, steps)
         x = noises.initial((1, 4, 8, 8), 3) * sigmas[0]
-        return run("dpmpp_sde", sigmas, one_blob, noises.brownian(x, sigmas, 3), x)[0]
+        sample = SAMPLERS["dpmpp_sde"].sample
+        return run(sample, sigmas, one_blob, noises.brownian(x, sigmas, 3), x)[0]
 
     finest = picture(64)
     distances = [float((picture(steps) - finest).std()) for steps in (4, 8, 16, 32)]
@@ -281,38 +86,65 @@ def test_consistency_sampling_noises_each_estimate_again():
     expected = one_blob(x, 8.0)
     for sigma in (2.0, 0.5):
         expected = one_blob(expected + sigma, sigma)
-    result, _ = run("lcm", sigmas, one_blob, lambda sigma, sigma_next: torch.ones(SHAPE))
+    sample = SAMPLERS["lcm"].sample
+    result, _ = run(sample, sigmas, one_blob, lambda sigma, sigma_next: torch.ones(SHAPE))
     torch.testing.assert_close(result, expected)
 
 
-def test_ancestral_steps_keep_the_variance_of_the_noise():
+REPLACING = [
+    *("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "ddpm"),
+    *("res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"),
+    *("euler_ancestral_cfg_pp", "dpmpp_2s_ancestral_cfg_pp"),
+    *("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "er_sde", "seeds_2", "seeds_3"),
+    *("sa_solver", "sa_solver_pece"),
+]
+
+
+@pytest.mark.parametrize("name", REPLACING)
+def test_steps_that_replace_noise_keep_its_variance_and_forget_the_old(name: str):
     """With all data at 0 the latent is noise alone: at each sigma its variance is σ²."""
     sigmas = torch.tensor([10.0, 6.0, 3.0, 1.0])
     x = noises.initial((4, 4, 64, 64), 1) * sigmas[0]
-    for name in ("euler_ancestral", "dpm_2_ancestral", "dpmpp_sde"):
-        noise = noises.for_sampler("gaussian", x, sigmas, 2)
-        result, _ = run(name, sigmas, lambda x, sigma: torch.zeros_like(x), noise, x)
-        assert float(result.std()) == pytest.approx(1, abs=0.012)  # four deviations of 65,536
+    noise = noises.for_sampler("gaussian", x, sigmas, 2)
+    sample = SAMPLERS[name].sample
+    result, _ = run(sample, sigmas, lambda x, sigma: torch.zeros_like(x), noise, x)
+    assert float(result.std()) == pytest.approx(1, abs=0.012)  # four deviations of 65,536
+    # What is left of the first noise falls as the variance does, where a step replaces noise.
+    scale = er_noise_scale(sigmas)
+    left = {
+        "er_sde": 10 * float(scale[3] / scale[0]),
+        "sa_solver": 10 * 6 / 10 * (1 / 6) ** 2,  # silent above sigma 5, at 20 %
+        "sa_solver_pece": 10 * 6 / 10 * (1 / 6) ** 2,
+    }
+    share = float((result * x).mean()) / float(sigmas[0])
+    assert share == pytest.approx(left.get(name, 10 * (1 / 10) ** 2), abs=0.016)  # four deviations
 
 
 # --- laws --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", WALKING)
 def test_one_step_to_zero_is_what_the_denoiser_says(name: str):
     sigmas = torch.tensor([5.0, 0.0])
-    result, count = run(name, sigmas)
+    result, count = run(SAMPLERS[name].sample, sigmas)
     # UniPC ends at 0.001, not at 0: of x that share, a fifth of a thousandth, is left.
     tolerance = 1e-2 if name.startswith("uni_pc") else 1e-5
     torch.testing.assert_close(result, two_blobs(start(sigmas), 5.0), rtol=0, atol=tolerance)
     assert count == 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_each_step_costs_what_its_order_says(name: str):
-    _, count = run(name, SCHEDULERS["normal"](SD, 6))
-    two_stage = name in ("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_sde")
-    assert count == (11 if two_stage else 6)  # the step to 0 needs no second evaluation
+TWO_STAGES = (
+    *("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "seeds_2"),
+    *("dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "sa_solver_pece"),
+)
+
+
+@pytest.mark.parametrize("name", WALKING)
+def test_each_step_costs_what_its_stages_say(name: str):
+    _, count = run(SAMPLERS[name].sample, SCHEDULERS["normal"](SD, 6))
+    # The step to 0 needs no second evaluation; Heun++ looks ahead as far as there are steps.
+    special = {"seeds_3": 5 * 3 + 1, "heunpp2": 4 * 3 + 2 + 1}
+    assert count == special.get(name, 11 if name in TWO_STAGES else 6)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -320,7 +152,7 @@ def test_neither_the_latent_nor_the_sigmas_are_written_to(name: str):
     sigmas = SCHEDULERS["normal"](SD, 5)
     x = start(sigmas)
     versions = x._version, sigmas._version
-    run(name, sigmas, x=x)
+    run(SAMPLERS[name].sample, sigmas, x=x)
     assert (x._version, sigmas._version) == versions
 
 
@@ -340,7 +172,7 @@ def test_runs_that_take_turns_do_not_disturb_each_other(name: str):
             if end.value is not None:
                 results.append(end.value)
     for result, seed in zip(results, (1, 2), strict=True):
-        assert torch.equal(result, run(name, sigmas, x=start(sigmas, seed))[0])
+        assert torch.equal(result, run(sample, sigmas, x=start(sigmas, seed))[0])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -355,40 +187,53 @@ def test_a_run_that_is_closed_asks_for_nothing_more(name: str):
 
 def test_a_sampler_without_noise_of_its_own_never_asks_for_any():
     sigmas = SCHEDULERS["normal"](SD, 5)
+    none = noises.for_sampler("none", start(sigmas), sigmas, 0)
     for name in DETERMINISTIC:
-        run(name, sigmas, noise=noises.for_sampler("none", start(sigmas), sigmas, 0))
+        run(SAMPLERS[name].sample, sigmas, noise=none)
     with pytest.raises(AssertionError, match="without noise"):
-        run("lcm", sigmas, noise=noises.for_sampler("none", start(sigmas), sigmas, 0))
+        run(SAMPLERS["lcm"].sample, sigmas, noise=none)
 
 
-def test_samplers_have_the_names_that_workflows_use():
-    wanted = (
-        "euler euler_ancestral heun dpm_2 dpm_2_ancestral lms dpmpp_2m dpmpp_sde ddim uni_pc lcm"
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in DETERMINISTIC])
+def test_a_sampler_that_says_so_asks_for_noise_of_falling_steps(name: str):
+    sigmas = SCHEDULERS["normal"](SD, 5)
+    asked: list[tuple[float, float]] = []
+
+    def noted(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        asked.append((float(sigma), float(sigma_next)))
+        return torch.zeros(SHAPE)
+
+    run(SAMPLERS[name].sample, sigmas, noise=noted)
+    assert asked
+    assert all(sigmas[0] >= sigma > sigma_next >= sigmas[-2] for sigma, sigma_next in asked)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_only_cfg_pp_reads_what_is_unguided(name: str):
+    sigmas = SCHEDULERS["normal"](SD, 5)
+    plain, other = (
+        run(SAMPLERS[name].sample, sigmas, requesting(two_blobs, unguided))[0]
+        for unguided in (two_blobs, one_blob)
     )
-    assert set(wanted.split()) <= set(SAMPLERS)
+    assert SAMPLERS[name].uses_unguided == name.endswith("cfg_pp")
+    assert torch.equal(plain, other) != SAMPLERS[name].uses_unguided
+
+
+def test_samplers_have_the_names_and_the_order_of_comfyui():
+    assert " ".join(SAMPLERS) == (
+        "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2"
+        " dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp"
+        " dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu"
+        " dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm"
+        " ipndm_v deis res_multistep res_multistep_cfg_pp res_multistep_ancestral"
+        " res_multistep_ancestral_cfg_pp gradient_estimation gradient_estimation_cfg_pp er_sde"
+        " seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2"
+    )
     dropping = {name for name, sampler in SAMPLERS.items() if sampler.drops_penultimate}
     assert dropping == {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
 
 
-def test_linear_multistep_is_exact_where_the_slope_is_a_cubic_in_sigma():
-    """Four slopes determine a cubic, so from the fifth sigma on there is no error to see."""
-    sigmas = torch.tensor([9.0, 7.0, 6.0, 4.0, 1.5, 1.0], dtype=torch.float64)
-
-    def polynomial(sigma: Any) -> Any:
-        return 0.1 * sigma**3 - sigma**2 + 2 * sigma - 3
-
-    def integral(sigma: Any) -> Any:
-        return 0.025 * sigma**4 - sigma**3 / 3 + sigma**2 - 3 * sigma
-
-    seen: list[Tensor] = []
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        seen.append(x)
-        return x - sigma * polynomial(sigma)
-
-    result, _ = run("lms", sigmas, denoise)
-    path = [*seen, result]
-    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        if i >= 3:
-            step = integral(sigma_next) - integral(sigma)
-            torch.testing.assert_close(path[i + 1] - path[i], step.expand(SHAPE))
+def test_a_name_that_no_sampler_has_is_refused_with_the_nearest():
+    assert sampler_named("heun") is SAMPLERS["heun"]
+    with pytest.raises(InputError, match="'heunn'; did you mean 'heun'"):
+        sampler_named("heunn")

@@ -7,8 +7,9 @@ fits in one batch goes into one request: with one prompt a side, the two halves 
 rules are ComfyUI's.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import isclose
 
 import torch
@@ -18,8 +19,8 @@ from torch.nn.functional import interpolate
 from executor.errors import InputError
 from executor.ports import Area, Canvas, Cond, Conditioning, Control, DiffusionModel, Grounding
 from executor.sampling.forward import joined, together
-from executor.sampling.samplers import Denoiser
 from executor.sampling.sharing import shared
+from executor.sampling_ports import Denoiser, Estimate
 from executor.steps import ControlInput, Eval, GroundingInput, Inputs, Steps
 
 FEATHER = 8
@@ -58,10 +59,14 @@ class Region:
         active = tuple(control for span, control in self.controls if span.holds(sigma))
         return replace(self.inputs, controls=active)
 
-    def crop(self, x: Tensor) -> Tensor:
-        """The part of ``x`` (B, C, h, w) in the area, as a view."""
-        area = self.area
-        return x[..., area.y : area.y + area.height, area.x : area.x + area.width]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """Prompts whose mixture is one of the estimates that guidance combines."""
+
+    prompts: Conditioning
+    is_negative: bool = True
+    is_asked: bool = True  # else it only lends its prompts to the areas of others
 
 
 def guided(
@@ -72,46 +77,82 @@ def guided(
     cfg: float,
     canvas: Canvas,
     sigmas: Tensor,
+    uses_unguided: bool = False,
 ) -> Denoiser:
     """The denoiser that samplers call, for latents of the canvas' shape and on its device.
 
-    With ``cfg`` 1 the negative side is not evaluated. ``sigmas`` only tell how far a request is.
-    Raises InputError for an area outside the latent.
+    With ``cfg`` 1 the negative side is not evaluated, but if ``uses_unguided`` asks for it.
+    ``sigmas`` only tell how far a request is. Raises InputError for an area outside the latent.
     """
-    height, width = canvas.clean.shape[-2:]
-    here = [_resolved(cond, height, width) for cond in positive]
-    away = [_resolved(cond, height, width) for cond in negative]
-    away += _counterparts(here, away)
-    here += _counterparts(away, here)
-    away = shared(here, away)
-    is_guided = not isclose(cfg, 1.0)
-    wanted = [_region(model, cond, canvas, is_negative=False) for cond in here]
-    unwanted = [_region(model, cond, canvas, is_negative=True) for cond in away if is_guided]
+    is_asked = uses_unguided or not isclose(cfg, 1.0)
+    sides = (Side(positive, is_negative=False), Side(negative, is_asked=is_asked))
+    estimates = mixtures(model, sides, canvas, sigmas)
+
+    def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
+        towards, *rest = yield from estimates(x, sigma)
+        if not rest:
+            return Estimate(towards, towards)
+        (away,) = rest
+        return Estimate(apart(towards, away, cfg), away)
+
+    return Denoiser(both, model.schedule)
+
+
+def apart(towards: Tensor, away: Tensor, scale: float) -> Tensor:
+    """From one estimate through the other: Ho & Salimans (2022), eq. 6, on denoised values."""
+    return away + (towards - away) * scale
+
+
+def mixtures(
+    model: DiffusionModel, sides: Sequence[Side], canvas: Canvas, sigmas: Tensor
+) -> Callable[[Tensor, Tensor], Steps[list[Tensor]]]:
+    """What gives the estimates of all sides that are asked, in their order; the first is positive.
+
+    All that can stand in one batch is one request.
+    """
+    regions = _regions(model, sides, canvas)
     marks = sigmas.tolist()[:-1]
 
-    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
+    def estimates(x: Tensor, sigma: Tensor) -> Steps[list[Tensor]]:
         now = float(sigma)
-        step = max(sum(mark >= now for mark in marks) - 1, 0)
-        active = [region for region in wanted if region.span.holds(now)]
-        count = len(active)
-        active += [region for region in unwanted if region.span.holds(now)]
-        given = [region.inputs_at(now) for region in active]
+        active = [[region for region in side if region.span.holds(now)] for side in regions]
+        members = [region for side in active for region in side]
+        given = [region.inputs_at(now) for region in members]
         answers: dict[int, Tensor] = {}
-        for group in _batches(active, given):
+        for group in _batches(members, given):
             # (members · B, C, h, w)
-            rows = torch.cat([crop(x, active[index].area) for index in group])
+            rows = torch.cat([crop(x, members[index].area) for index in group])
             inputs = joined([given[index] for index in group])
             sigmas_of_rows = rows.new_full((len(rows),), now)
+            step = _steps_done(marks, now)
             answer = yield Eval(model, rows, sigmas_of_rows, inputs, step, len(marks))
             answers.update(zip(group, answer.split(len(x)), strict=True))
-        parts = [(region, answers[index]) for index, region in enumerate(active)]
-        towards = _mixture(x, parts[:count])
-        if not is_guided:
-            return towards
-        away_from = _mixture(x, parts[count:])
-        return away_from + (towards - away_from) * cfg
+        parts = iter([(region, answers[index]) for index, region in enumerate(members)])
+        return [_mixture(x, list(islice(parts, len(side)))) for side in active]
 
-    return denoise
+    return estimates
+
+
+def _regions(model: DiffusionModel, sides: Sequence[Side], canvas: Canvas) -> list[list[Region]]:
+    """Where and when the prompts of each asked side hold, with what sides lend each other."""
+    height, width = canvas.clean.shape[-2:]
+    placed = [[_resolved(cond, height, width) for cond in side.prompts] for side in sides]
+    for lender, conds in enumerate(placed):
+        for borrower in range(len(placed)):
+            if borrower != lender:
+                placed[borrower] += _counterparts(conds, placed[borrower])
+    placed[1:] = [shared(placed[0], conds) for conds in placed[1:]]
+    return [
+        [_region(model, cond, canvas, is_negative=side.is_negative) for cond in conds]
+        for side, conds in zip(sides, placed, strict=True)
+        if side.is_asked
+    ]
+
+
+def _steps_done(marks: Sequence[float], now: float) -> int:
+    """How many steps begin before this noise, of a run that falls or rises."""
+    is_falling = marks[0] >= marks[-1]
+    return max(sum(mark >= now if is_falling else mark <= now for mark in marks) - 1, 0)
 
 
 def _mixture(x: Tensor, parts: Sequence[tuple[Region, Tensor]]) -> Tensor:

@@ -6,17 +6,21 @@ ComfyUI's rules where they decide what comes out. ``sample`` takes names and num
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from executor.errors import InputError, nearest
+from executor.errors import InputError
 from executor.ports import Canvas, Conditioning, DiffusionModel, Latent, NoiseSchedule
 from executor.sampling import noise as noises
-from executor.sampling.guidance import guided, repeated, resized
-from executor.sampling.samplers import SAMPLERS, Denoiser, Sampler
+from executor.sampling.guidance import repeated, resized
+from executor.sampling.guiders import CfgGuider
+from executor.sampling.noise import NoNoise, SeededNoise
+from executor.sampling.samplers import sampler_named
 from executor.sampling.schedules import sigmas_for
+from executor.sampling_ports import Denoiser, Estimate, FirstNoise, Guidance, Sampler
 from executor.steps import Steps
 
 
@@ -45,12 +49,7 @@ def sample(
     batch index stay on the result. Raises InputError for unknown names and for values that no
     schedule has.
     """
-    if sampler_name not in SAMPLERS:
-        hint = nearest(sampler_name, SAMPLERS)
-        raise InputError(
-            f"there is no sampler {sampler_name!r}{hint or ': ' + ', '.join(SAMPLERS)}"
-        )
-    sampler = SAMPLERS[sampler_name]
+    sampler = sampler_named(sampler_name)
     sigmas = sigmas_for(
         model.schedule, scheduler, steps, denoise, drops_penultimate=sampler.drops_penultimate
     )
@@ -58,60 +57,64 @@ def sample(
     latent = prepared(model, latent)
     if len(sigmas) < 2:
         return latent
-    if disable_noise:
-        noise = torch.zeros_like(latent.samples)
-    else:
-        noise = noises.initial(latent.samples.shape, seed, latent.batch_index)
-    return (
-        yield from sample_along(
-            model,
-            positive,
-            negative,
-            latent,
-            cfg=cfg,
-            sampler=sampler,
-            sigmas=sigmas,
-            noise=noise,
-            seed=seed,
-            ancestral_seed_offset=ancestral_seed_offset,
-        )
+    sampled = yield from sample_along(
+        CfgGuider(model, positive, negative, cfg),
+        latent,
+        sampler=sampler,
+        sigmas=sigmas,
+        noise=NoNoise(seed) if disable_noise else SeededNoise(seed),
+        ancestral_seed_offset=ancestral_seed_offset,
     )
+    return sampled.output
+
+
+class Sampled(NamedTuple):
+    """What a run makes."""
+
+    output: Latent
+    denoised: Latent
+    """What the model took it to be without its noise, at the beginning of the last step."""
 
 
 def sample_along(
-    model: DiffusionModel,
-    positive: Conditioning,
-    negative: Conditioning,
+    guider: Guidance,
     latent: Latent,
     *,
-    cfg: float,
     sampler: Sampler,
     sigmas: Tensor,
-    noise: Tensor,
-    seed: int,
+    noise: FirstNoise,
     ancestral_seed_offset: int = 1,
-) -> Steps[Latent]:
-    """The same along given falling ``sigmas`` (two or more), from unit ``noise`` (B, C, h, w)."""
+) -> Steps[Sampled]:
+    """The same along given ``sigmas``: of a single one the noised latent, of none the latent."""
+    model = guider.model
     latent = prepared(model, latent)
+    if not len(sigmas):
+        return Sampled(latent, latent)
     clean = latent.samples * model.latent_scale  # (B, C, h, w)
-    noise = noise.to(clean)
+    first = noise.draw(latent).to(clean)
     sigmas = sigmas.float().cpu()
-    free = None
-    if latent.noise_mask is not None:
-        free = repeated(resized(latent.noise_mask, *clean.shape[-2:]), len(clean))[:, None]
-        free = free.to(clean)  # (B, 1, h, w)
-    canvas = Canvas(clean, free)
-    denoiser = guided(model, positive, negative, cfg=cfg, canvas=canvas, sigmas=sigmas)
-    if free is not None:
-        own = sampler.has_own_mask_noise
-        kept = noises.initial(clean.shape, seed + 1).to(clean) if own else noise
-        denoiser = masked(denoiser, free, clean, kept)
-    added = noises.for_sampler(
-        sampler.noise, clean, sigmas, seed, ancestral_seed_offset=ancestral_seed_offset
-    )
-    x = clean + noise * first_scale(model.schedule, sigmas[0])
-    x = yield from sampler.sample(remembered(denoiser), x, sigmas, added)
-    return replace(latent, samples=x / model.latent_scale)
+    x = clean + first * first_scale(model.schedule, sigmas[0])
+    memory = _Memory()
+    if len(sigmas) > 1:
+        free = None
+        if latent.noise_mask is not None:
+            free = repeated(resized(latent.noise_mask, *clean.shape[-2:]), len(clean))[:, None]
+            free = free.to(clean)  # (B, 1, h, w)
+        canvas = Canvas(clean, free)
+        denoiser = guider.denoiser(canvas, sigmas, uses_unguided=sampler.uses_unguided)
+        if free is not None:
+            own = sampler.has_own_mask_noise
+            kept = noises.initial(clean.shape, noise.seed + 1).to(clean) if own else first
+            denoiser = masked(denoiser, free, clean, kept)
+        added = noises.for_sampler(
+            sampler.noise, clean, sigmas, noise.seed, ancestral_seed_offset=ancestral_seed_offset
+        )
+        x = yield from sampler.sample(remembered(denoiser, memory, sigmas[-2]), x, sigmas, added)
+    output = replace(latent, samples=x / model.latent_scale)
+    denoised = memory.last_step if memory.last_step is not None else memory.latest
+    if denoised is None:
+        return Sampled(output, output)
+    return Sampled(output, replace(latent, samples=denoised / model.latent_scale))
 
 
 def section(
@@ -149,31 +152,43 @@ def masked(model: Denoiser, free: Tensor, clean: Tensor, noise: Tensor) -> Denoi
     """
     kept = 1 - free
 
-    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
+    def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
         x = x * free + (noise * sigma + clean) * kept
-        denoised = yield from model(x, sigma)
-        return denoised * free + clean * kept
+        estimate = yield from model.both(x, sigma)
+        # What CFG++ takes the noise from is not blended, as in ComfyUI.
+        return estimate._replace(guided=estimate.guided * free + clean * kept)
 
-    return denoise
+    return replace(model, both=both)
 
 
-def remembered(model: Denoiser) -> Denoiser:
-    """The same denoiser; each of its requests carries what it has answered last."""
+@dataclass(slots=True)
+class _Memory:
+    """Guided estimates of a run."""
+
     latest: Tensor | None = None
+    last_step: Tensor | None = None  # at the sigma from which its last step goes
 
-    def denoise(x: Tensor, sigma: Tensor) -> Steps[Tensor]:
-        nonlocal latest
-        requests = model(x, sigma)
+
+def remembered(model: Denoiser, memory: _Memory, last_step: Tensor) -> Denoiser:
+    """The same denoiser; each of its requests carries what it has answered last.
+
+    Samplers that step where they like never ask at ``last_step``.
+    """
+
+    def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
+        requests = model.both(x, sigma)
         try:
             request = next(requests)
             while True:
-                request = requests.send((yield replace(request, denoised=latest)))
+                request = requests.send((yield replace(request, denoised=memory.latest)))
         except StopIteration as end:
-            answer: Tensor = end.value
-        latest = answer
-        return answer
+            estimate: Estimate = end.value
+        memory.latest = estimate.guided
+        if sigma == last_step:
+            memory.last_step = estimate.guided
+        return estimate
 
-    return denoise
+    return replace(model, both=both)
 
 
 def prepared(model: DiffusionModel, latent: Latent) -> Latent:
