@@ -204,6 +204,7 @@ def _blocks(value: Any) -> Iterator[tuple[Hashable, int]]:
         yield (str(value.device), storage.data_ptr()), storage.nbytes()
     elif _is_holder(value):
         yield ("model", id(value.memory)), value.nbytes
+        yield from _blocks(getattr(value, "base", None))  # changed weights share the rest with it
     else:
         for part in _parts(value):
             yield from _blocks(part)

@@ -20,6 +20,8 @@ from executor.ports import DiffusionModel, TextEncoder
 log = logging.getLogger(__name__)
 
 _SHOWN = 3  # of the tensors that fit nothing
+_UNET: Sequence[NetworkName] = ("unet",)
+_TEXT: Sequence[NetworkName] = ("text", "text_2")
 
 
 class Changeable(Protocol):
@@ -85,17 +87,18 @@ class _Fit:
         found: dict[NetworkName, dict[str, Adapter]] = {}
         entries: list[Entry] = []
         misfits: list[str] = []
-        for network, weights in target.networks.items():
+        is_unet = "unet" in target.networks
+        for network in _UNET if is_unet else _TEXT:
             meant = lora.entries.get(network, ())
-            if not meant:
-                continue
-            entries += meant
-            list_modules = lora_names.unet_modules if network == "unet" else lora_names.text_modules
-            modules = list_modules(weights.shapes)
+            weights = target.networks.get(network)
+            shapes = weights.shapes if weights and meant else {}
+            list_modules = lora_names.unet_modules if is_unet else lora_names.text_modules
+            modules = list_modules(shapes) if shapes else {}
             fitting = found[network] = {}
+            entries += meant
             for entry in meant:
                 name = f"{modules.get(entry.module)}.{entry.leaf}"
-                shape = weights.shapes.get(name)
+                shape = shapes.get(name)
                 if shape is None:
                     misfits.append(entry.tensor)
                 elif not adapters.fits(entry.adapter, shape):
@@ -135,16 +138,17 @@ def _check(lora: LoraFile, fits: Sequence[_Fit]) -> None:
         width = None if unet is None else _context(unet)
         if None not in (width, lora.context) and width != lora.context:
             raise ModelFileError(
-                f"{lora.name} is a LoRA for {lora.purpose} (its prompts are {lora.context} wide); "
-                f"this model is {titles} ({width}). Use a LoRA that was made for this family, "
-                "or a checkpoint of the LoRA's"
+                f"{lora.name} is a LoRA for {lora.purpose}: it reads prompts {lora.context} wide. "
+                f"This model is {fit.target.title}, which reads {width}; use a LoRA that was made "
+                "for its family"
             )
     misfits = [tensor for fit in fits for tensor in fit.misfits]
     if not any(fit.count for fit in fits):
         seen = [*misfits, *lora.unread]
         why = f": {_examples(seen)}" if seen else ""
         raise ModelFileError(
-            f"{lora.name} is a LoRA for {lora.purpose}; nothing in it fits {titles}{why}"
+            f"{lora.name} is a LoRA for {lora.purpose}; nothing in it fits {titles}{why}. "
+            "Use one that was made for this family of models"
         )
     left_out = [*misfits, *lora.unread]
     if left_out:

@@ -86,7 +86,7 @@ class LoraFile:
 def family_title(context: int) -> str:
     """The models whose prompts are so wide."""
     found = next((family.title for family in FAMILIES if family.context == context), None)
-    return found or f"a model whose prompts are {context} wide"
+    return found or "an unknown family"
 
 
 def read_lora(file: ModelFile) -> LoraFile:
