@@ -135,9 +135,8 @@ class KroneckerProduct:
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         left = _whole(self.left, None, weight)
         right = _whole(self.right, self.core, weight)
-        left = left.reshape(*left.shape, *[1] * (right.ndim - 2))
-        # kron fails on what einsum left in another order
-        delta = torch.kron(left, right.contiguous()).reshape(weight.shape)
+        left = left[:, None, :, None, *[None] * (right.ndim - 2)]  # (o₁, 1, i₁, 1, 1 …)
+        delta = (left * right[None, :, None]).reshape(weight.shape)  # from (o₁, o₂, i₁, i₂ …)
         return torch.add(weight, delta, alpha=strength * self.scale)
 
 

@@ -124,8 +124,9 @@ def _entries(
     found: list[Entry] = []
     try:
         change = _change(tensors)
-    except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except (ValueError, KeyError, IndexError) as error:
+        is_missing = isinstance(error, KeyError)
+        why = f"{lora_names.ending(error.args[0])} is missing" if is_missing else str(error)
         raise ModelFileError(
             f"{file}: {tensor} cannot be used: {why}; download it again"
         ) from error
@@ -156,6 +157,8 @@ def _plain_change(tensors: Mapping[Role, Tensor]) -> Adapter | None:
     alpha = _number(tensors["alpha"]) if "alpha" in tensors else None
 
     def scale(down: Tensor) -> float:
+        if down.numel() == 0:
+            raise ValueError("its rank is 0")
         return 1.0 if alpha is None else alpha / down.shape[0]
 
     if "up" in tensors or "down" in tensors:

@@ -121,11 +121,16 @@ class Named(NamedTuple):
 
 def read_name(name: str) -> Named | None:
     """What a tensor's name says, or None if it is no LoRA's."""
-    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), None)
-    if ending is None:
+    found = next((ending for ending in _ENDINGS if name.endswith(ending)), None)
+    if found is None:
         return None
-    network, module = _network(name.removesuffix(ending).removeprefix(_PEFT))
-    return Named(network, module, _ENDINGS[ending])
+    network, module = _network(name.removesuffix(found).removeprefix(_PEFT))
+    return Named(network, module, _ENDINGS[found])
+
+
+def ending(role: Role) -> str:
+    """How the name of a tensor in this role most often ends."""
+    return next(ending for ending, meant in _ENDINGS.items() if meant == role)
 
 
 def _network(module: str) -> tuple[NetworkName | None, str]:
