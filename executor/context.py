@@ -15,6 +15,7 @@ from executor.ports import (
     DiffusionModel,
     GroundingNetwork,
     TextEncoder,
+    Upscaler,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Models(Protocol):
 
     def lora(self, name: str) -> Lora:
         """From the folder ``loras``."""
+        ...
+
+    def upscaler(self, name: str) -> Upscaler:
+        """From the folder ``upscale_models``."""
         ...
 
 

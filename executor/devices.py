@@ -7,14 +7,17 @@ whose range does not overflow.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from executor.errors import InputError, SettingsError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,11 @@ class Devices:
         """What autoencoders compute in."""
         has_bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bfloat16 else torch.float32
+
+    @property
+    def upscaler_dtype(self) -> torch.dtype:
+        """What upscalers compute in: half precision would be seen in flat colours."""
+        return torch.float32
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -155,12 +163,40 @@ def in_batches(
     return torch.cat(done)
 
 
-def _unless_out_of_memory(
-    compute: Callable[[Tensor], Tensor], rows: Tensor
-) -> Tensor | RuntimeError:
+def in_smaller_tiles(
+    sizes: Sequence[int],
+    compute: Callable[[int], Tensor],
+    *,
+    bytes_of: Callable[[int], int],
+    device: torch.device,
+    what: str,
+) -> Tensor:
+    """``compute`` with the largest tiles that memory allows, of falling ``sizes``.
+
+    Begins with those that should fit, goes on with the next smaller ones when memory runs out
+    nevertheless. Raises InputError if it does with the smallest.
+    """
+    free = free_bytes(device) * _SHARE
+    fitting = [size for size in sizes if bytes_of(size) <= free] or sizes[-1:]
+    if fitting[0] != sizes[0]:
+        log.info("%s: in tiles of %d pixels, which is what memory allows", what, fitting[0])
+    for size in fitting:
+        result = _unless_out_of_memory(compute, size)
+        if isinstance(result, Tensor):
+            return result
+        log.warning("out of memory %s in tiles of %d pixels", what, size)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    raise InputError(
+        f"out of memory {what}, even in tiles of {sizes[-1]} pixels, which take about "
+        f"{bytes_of(sizes[-1]) / 2**30:.1f} GiB each. Use a smaller picture"
+    )
+
+
+def _unless_out_of_memory(compute: Callable[[T], Tensor], given: T) -> Tensor | RuntimeError:
     """The result, or the error that says that memory ran out, without its traceback's tensors."""
     try:
-        return compute(rows)
+        return compute(given)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

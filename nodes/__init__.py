@@ -107,6 +107,8 @@ from nodes.upscale import (
     ImageScaleBy,
     ImageScaleToMaxDimension,
     ImageScaleToTotalPixels,
+    ImageUpscaleWithModel,
+    UpscaleModelLoader,
 )
 from nodes.vae import (
     VAEDecode,
@@ -153,6 +155,7 @@ __all__ = [
     "ImageScaleToTotalPixels",
     "ImageSharpen",
     "ImageToMask",
+    "ImageUpscaleWithModel",
     "InvertMask",
     "JoinImageWithAlpha",
     "KSampler",
@@ -194,6 +197,7 @@ __all__ = [
     "SolidMask",
     "SplitImageWithAlpha",
     "ThresholdMask",
+    "UpscaleModelLoader",
     "VAEDecode",
     "VAEDecodeTiled",
     "VAEEncode",

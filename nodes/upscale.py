@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from executor import Context, Image, Node, Widget
+from executor import Context, FileChoice, Image, Node, UpscaleModel, Widget
 
 LARGEST = 16384
 SideOrZero = Annotated[int, Field(ge=0, le=LARGEST), Widget({"step": 1})]
@@ -76,3 +76,24 @@ class ImageScaleToMaxDimension(
         height, width = self.image.shape[1:3]
         width, height = with_longest(width, height, self.largest_size)
         return resize_picture(self.image, width, height, self.upscale_method)
+
+
+class UpscaleModelLoader(Node, category="loaders", display_name="Load Upscale Model"):
+    """Load a network that makes pictures larger: ESRGAN, Real-ESRGAN, or what spandrel knows."""
+
+    model_name: Annotated[str, FileChoice("upscale_models")]
+
+    def run(self, ctx: Context) -> UpscaleModel:
+        return ctx.models.upscaler(self.model_name)
+
+
+class ImageUpscaleWithModel(
+    Node, category="image/upscaling", display_name="Upscale Image (using Model)"
+):
+    """Make pictures larger by the network's own factor; in tiles, where they are large."""
+
+    upscale_model: UpscaleModel
+    image: Image
+
+    def run(self, ctx: Context) -> Image:
+        return self.upscale_model.upscale(self.image)

@@ -14,6 +14,7 @@ from executor.context import Checkpoint
 from executor.devices import Devices
 from executor.models import detect, load
 from executor.models.text import FindEmbedding, no_embeddings
+from executor.models.upscale import Upscaler, load_upscaler
 from executor.models.vae import Autoencoder
 
 P = TypeVar("P")
@@ -49,6 +50,13 @@ class Library:
         with self._lock:
             identity = detect.inspect(path).identity
             return self._once(identity, "vae", lambda: load.load_vae(path, self.devices))
+
+    def upscaler(self, path: Path) -> Upscaler:
+        """An upscaler, loaded if it is not in memory. Raises ModelFileError."""
+        with self._lock:
+            file = detect.inspect(path)
+            detect.require_upscaler(file)
+            return self._once(file.identity, "upscaler", lambda: load_upscaler(file, self.devices))
 
     def _once(self, identity: object, part: str, load_it: Callable[[], P]) -> P:
         found = self._loaded.get((identity, part))

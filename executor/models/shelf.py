@@ -6,7 +6,7 @@ from pathlib import Path
 
 from executor.context import Checkpoint
 from executor.models.library import Library
-from executor.ports import Autoencoder
+from executor.ports import Autoencoder, Upscaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,7 @@ class Shelf:
     def vae(self, name: str) -> Autoencoder:
         """From the folder ``vae``."""
         return self.library.vae(self.find("vae", name))
+
+    def upscaler(self, name: str) -> Upscaler:
+        """From the folder ``upscale_models``."""
+        return self.library.upscaler(self.find("upscale_models", name))
