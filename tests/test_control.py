@@ -50,6 +50,7 @@ def by_hand(of: str, x: Tensor, nets: Mapping[int, float], image: Tensor) -> Ten
     arguments: dict[str, Any] = {"encoder_hidden_states": cond.tokens.expand(len(x), -1, -1)}
     if of == "sdxl":
         sizes = torch.tensor([[PIXELS, PIXELS, 0, 0, PIXELS, PIXELS]]).expand(len(x), -1)
+        assert cond.pooled is not None
         pooled = cond.pooled.expand(len(x), -1)
         arguments["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
     seen = x / (SIGMA**2 + 1) ** 0.5
