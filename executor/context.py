@@ -4,7 +4,7 @@ A node gets no services: it can find files in the folders that its user opened, 
 files, and learn where to put tensors. One ``Context`` belongs to one node run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -77,6 +77,21 @@ class Models(Protocol):
 
     def gligen(self, name: str) -> GroundingNetwork:
         """From the folder ``gligen``."""
+        ...
+
+    def diffusion_model(self, name: str, weight_dtype: str = "default") -> DiffusionModel:
+        """From the folder ``diffusion_models``, its weights rounded to a type of 8 bits.
+
+        The types have ComfyUI's names, like ``fp8_e4m3fn``; ``default`` rounds nothing.
+        """
+        ...
+
+    def text_encoder(self, names: Sequence[str], *, on_cpu: bool = False) -> TextEncoder:
+        """From the folder ``text_encoders``: one, or SDXL's two in any order."""
+        ...
+
+    def diffusers(self, name: str) -> Checkpoint:
+        """All parts of a diffusers folder in ``diffusers``."""
         ...
 
     def lora(self, name: str) -> Lora:

@@ -101,11 +101,20 @@ class Repaint(NamedTuple):
     """What to encode, and where the sampler is free."""
 
     pixels: Tensor  # (B, H, W, 3), mid grey where the mask is
-    noise_mask: Tensor  # (B or 1, H, W), 0 or 1
+    noise_mask: Tensor  # (B or 1, H, W), in [0, 1]
 
 
 def repaint(pixels: Tensor, mask: Tensor, grow_by_px: int) -> Repaint:
     """Grey out pictures (B, H, W, C) under a mask; grow the mask, to have the seam repainted too.
+
+    Afterwards the mask is 0 or 1.
+    """
+    ready = greyed(pixels, mask)
+    return Repaint(ready.pixels, grown(ready.noise_mask.round(), grow_by_px))
+
+
+def greyed(pixels: Tensor, mask: Tensor) -> Repaint:
+    """Grey out pictures (B, H, W, C) where a mask is above ½.
 
     Both are cut to what a latent can stand for. A mask (B or 1, H', W') is stretched.
     """
@@ -119,10 +128,9 @@ def repaint(pixels: Tensor, mask: Tensor, grow_by_px: int) -> Repaint:
         )
     size = pixels.shape[1:3]
     stretched = functional.interpolate(mask[:, None].to(pixels), size=size, mode="bilinear")
-    inside = cropped_to_latent(stretched[:, 0, :, :, None])[..., 0].round()
+    inside = cropped_to_latent(stretched[:, 0, :, :, None])[..., 0]
     pixels = cropped_to_latent(pixels[..., :3])
-    greyed = (pixels - 0.5) * (1 - inside)[..., None] + 0.5
-    return Repaint(greyed, grown(inside, grow_by_px))
+    return Repaint((pixels - 0.5) * (1 - inside.round())[..., None] + 0.5, inside)
 
 
 def grown(mask: Tensor, by_px: int) -> Tensor:

@@ -293,6 +293,10 @@ class TextEncoder(Protocol):
         """Read weights ``(word:1.2)`` and ``embedding:name``, and encode in chunks of 75 tokens."""
         ...
 
+    def encode_parts(self, text_l: str, text_g: str) -> "Conditioning":
+        """A prompt for each of SDXL's two encoders. Raises InputError for any other's."""
+        ...
+
     def with_last_layer(self, layer: int) -> "TextEncoder":
         """The same encoder, stopping at an earlier hidden layer (-1 is the last)."""
         ...

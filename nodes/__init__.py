@@ -24,6 +24,8 @@ from nodes.compositing import (
 from nodes.conditioning import (
     CLIPSetLastLayer,
     CLIPTextEncode,
+    CLIPTextEncodeSDXL,
+    CLIPTextEncodeSDXLRefiner,
     ConditioningAverage,
     ConditioningCombine,
     ConditioningConcat,
@@ -32,6 +34,12 @@ from nodes.conditioning import (
     ConditioningSetTimestepRange,
     ConditioningZeroOut,
 )
+from nodes.control import (
+    ControlNetApply,
+    ControlNetApplyAdvanced,
+    ControlNetLoader,
+    DiffControlNetLoader,
+)
 from nodes.filters import (
     Canny,
     ImageAddNoise,
@@ -39,6 +47,10 @@ from nodes.filters import (
     ImageQuantize,
     ImageSharpen,
     Morphology,
+)
+from nodes.gligen import (
+    GLIGENLoader,
+    GLIGENTextBoxApply,
 )
 from nodes.image import (
     EmptyImage,
@@ -49,6 +61,10 @@ from nodes.image import (
     ImageRotate,
     LoadImage,
     LoadImageMask,
+)
+from nodes.inpaint import (
+    InpaintModelConditioning,
+    InstructPixToPixConditioning,
 )
 from nodes.latent import (
     EmptyLatent,
@@ -72,6 +88,10 @@ from nodes.latent_mixing import (
 )
 from nodes.loaders import (
     CheckpointLoader,
+    CLIPLoader,
+    DiffusersLoader,
+    DualCLIPLoader,
+    UNETLoader,
     VAELoader,
 )
 from nodes.mask import (
@@ -87,9 +107,17 @@ from nodes.mask import (
     SolidMask,
     ThresholdMask,
 )
+from nodes.model_sampling import (
+    ModelSamplingContinuousEDM,
+    ModelSamplingDiscrete,
+)
 from nodes.output import (
     PreviewImage,
     SaveImage,
+)
+from nodes.patches import (
+    LoraLoader,
+    LoraLoaderModelOnly,
 )
 from nodes.primitive import (
     PrimitiveBoolean,
@@ -119,8 +147,11 @@ from nodes.vae import (
 )
 
 __all__ = [
+    "CLIPLoader",
     "CLIPSetLastLayer",
     "CLIPTextEncode",
+    "CLIPTextEncodeSDXL",
+    "CLIPTextEncodeSDXLRefiner",
     "Canny",
     "CheckpointLoader",
     "ConditioningAverage",
@@ -130,10 +161,18 @@ __all__ = [
     "ConditioningSetMask",
     "ConditioningSetTimestepRange",
     "ConditioningZeroOut",
+    "ControlNetApply",
+    "ControlNetApplyAdvanced",
+    "ControlNetLoader",
     "CropMask",
+    "DiffControlNetLoader",
+    "DiffusersLoader",
+    "DualCLIPLoader",
     "EmptyImage",
     "EmptyLatent",
     "FeatherMask",
+    "GLIGENLoader",
+    "GLIGENTextBoxApply",
     "GetImageSize",
     "GrowMask",
     "ImageAddNoise",
@@ -156,6 +195,8 @@ __all__ = [
     "ImageSharpen",
     "ImageToMask",
     "ImageUpscaleWithModel",
+    "InpaintModelConditioning",
+    "InstructPixToPixConditioning",
     "InvertMask",
     "JoinImageWithAlpha",
     "KSampler",
@@ -178,9 +219,13 @@ __all__ = [
     "LoadImage",
     "LoadImageMask",
     "LoadLatent",
+    "LoraLoader",
+    "LoraLoaderModelOnly",
     "Mask",
     "MaskComposite",
     "MaskToImage",
+    "ModelSamplingContinuousEDM",
+    "ModelSamplingDiscrete",
     "Morphology",
     "PorterDuffImageComposite",
     "PreviewImage",
@@ -197,6 +242,7 @@ __all__ = [
     "SolidMask",
     "SplitImageWithAlpha",
     "ThresholdMask",
+    "UNETLoader",
     "UpscaleModelLoader",
     "VAEDecode",
     "VAEDecodeTiled",

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from executor import Area, Clip, Conditioning, Context, Mask, Node, Text, Widget
+from executor import Area, Clip, Conditioning, Context, Mask, Node, PictureSize, Text, Widget
 
 AreaSide = Annotated[int, Field(ge=64, le=16384), Widget({"step": 8})]
 AreaOffset = Annotated[int, Field(ge=0, le=16384), Widget({"step": 8})]
+PixelSide = Annotated[int, Field(ge=0, le=16384)]
 Strength = Annotated[float, Field(ge=0, le=10), Widget({"step": 0.01})]
 Fraction = Annotated[float, Field(ge=0, le=1), Widget({"step": 0.001})]
 
@@ -21,14 +22,73 @@ class CLIPTextEncode(Node, category="conditioning", display_name="CLIP Text Enco
     clip: Clip
 
     def files(self) -> Iterator[tuple[str, str, str]]:
-        from executor.models.prompt import embeddings_named
-
-        text = cast(object, self.text)  # or a link, whose text is not there yet
-        if isinstance(text, str):
-            yield from (("text", "embeddings", name) for name in embeddings_named(text))
+        yield from _embeddings("text", self.text)
 
     def run(self, ctx: Context) -> Conditioning:
         return self.clip.encode(self.text)
+
+
+class CLIPTextEncodeSDXL(Node, category="advanced/conditioning"):
+    """Encode a prompt for each text encoder of SDXL, and say of which size the picture shall look.
+
+    ``width`` and ``height`` are those of a picture before training cut it at ``crop_w`` and
+    ``crop_h`` to ``target_width`` by ``target_height``: larger ones ask for finer detail.
+    """
+
+    clip: Clip
+    width: PixelSide = 1024
+    height: PixelSide = 1024
+    crop_w: PixelSide = 0
+    crop_h: PixelSide = 0
+    target_width: PixelSide = 1024
+    target_height: PixelSide = 1024
+    text_g: Text
+    text_l: Text
+
+    def files(self) -> Iterator[tuple[str, str, str]]:
+        yield from _embeddings("text_g", self.text_g)
+        yield from _embeddings("text_l", self.text_l)
+
+    def run(self, ctx: Context) -> Conditioning:
+        size = PictureSize(
+            self.height,
+            self.width,
+            self.crop_h,
+            self.crop_w,
+            self.target_height,
+            self.target_width,
+        )
+        encoded = self.clip.encode_parts(self.text_l, self.text_g)
+        return tuple(replace(cond, size=size) for cond in encoded)
+
+
+class CLIPTextEncodeSDXLRefiner(Node, category="advanced/conditioning"):
+    """Encode a prompt for the SDXL refiner, and say how much people shall like the picture.
+
+    That is ``ascore``; training scored pictures from 0 to 10.
+    """
+
+    ascore: Annotated[float, Field(ge=0, le=1000), Widget({"step": 0.01})] = 6.0
+    width: PixelSide = 1024
+    height: PixelSide = 1024
+    text: Text
+    clip: Clip
+
+    def files(self) -> Iterator[tuple[str, str, str]]:
+        yield from _embeddings("text", self.text)
+
+    def run(self, ctx: Context) -> Conditioning:
+        size = PictureSize(self.height, self.width)
+        encoded = self.clip.encode(self.text)
+        return tuple(replace(cond, size=size, aesthetic_score=self.ascore) for cond in encoded)
+
+
+def _embeddings(name: str, text: object) -> Iterator[tuple[str, str, str]]:
+    """The files of embeddings that a prompt names; a link's text is not there yet."""
+    from executor.models.prompt import embeddings_named
+
+    if isinstance(text, str):
+        yield from ((name, "embeddings", embedding) for embedding in embeddings_named(text))
 
 
 class CLIPSetLastLayer(Node, category="conditioning", display_name="CLIP Set Last Layer"):

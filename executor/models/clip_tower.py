@@ -34,7 +34,12 @@ class ClipTower:
 
     weights: Weights[ClipNetwork]
     rules: TextTower
-    dropped_layers: int = 0  # how many of the last ones the file has left out
+
+    @property
+    def dropped_layers(self) -> int:
+        """How many of the last layers the file leaves out, as diffusers' of SD 2 does."""
+        has_projection = isinstance(self.weights.loaded, CLIPTextModelWithProjection)
+        return int(self.rules.is_projected and not has_projection)
 
     @property
     def network(self) -> ClipNetwork:

@@ -79,6 +79,18 @@ def family_of(file: ModelFile) -> Family:
     return file.family
 
 
+def family_of_unet(file: ModelFile) -> Family:
+    """The family of a U-Net, alone or in a checkpoint, if Weft runs it. Raises ModelFileError."""
+    if file.kind not in (Kind.UNET, Kind.CHECKPOINT) or file.is_folder:
+        raise ModelFileError(f"{_is_a(file)}, not a diffusion model{_belongs(file)}")
+    if file.family is None or not file.family.is_supported:
+        raise ModelFileError(
+            f"{file.path.name} is a diffusion model of {file.architecture}; "
+            f"Weft runs {supported_titles()} so far"
+        )
+    return file.family
+
+
 def require_vae(file: ModelFile) -> None:
     """Raises ModelFileError if a file holds no VAE."""
     if not file.parts.get("vae"):

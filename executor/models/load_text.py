@@ -23,7 +23,10 @@ def load_text(
     file: ModelFile, family: Family, devices: Devices, find_embedding: FindEmbedding
 ) -> ClipText:
     """The text encoders of a checkpoint or diffusers folder."""
-    towers = [load_tower(file, _place(file, tower), tower, devices) for tower in family.text]
+    towers = [
+        ClipTower(load_weights(file, _place(file, rules), rules, devices), rules)
+        for rules in family.text
+    ]
     return clip_text(file, towers, find_embedding)
 
 
@@ -42,12 +45,14 @@ def clip_text(
     return ClipText(tuple(towers), words, find_embedding)
 
 
-def load_tower(file: ModelFile, place: TextPlace, rules: TextTower, devices: Devices) -> ClipTower:
-    """One text encoder, used by these rules."""
+def load_weights(
+    file: ModelFile, place: TextPlace, rules: TextTower, devices: Devices
+) -> Weights[ClipNetwork]:
+    """One text encoder, with its projection if the family uses it and it is there."""
     shapes = place.shapes()
     part = Part("text encoder", place.header, place.stored)
     # SD 2 takes the last layer but one: diffusers leaves the last one and the projection out.
-    is_cut = rules.is_projected and not place.has_projection and rules.has_final_norm
+    is_cut = rules.has_final_norm and not place.has_projection
     kind: Callable[[CLIPTextConfig], ClipNetwork] = (
         CLIPTextModelWithProjection if rules.is_projected and not is_cut else CLIPTextModel
     )
@@ -59,11 +64,12 @@ def load_tower(file: ModelFile, place: TextPlace, rules: TextTower, devices: Dev
         )
     )
     part.fill(network, devices, devices.text_dtype)
-    tower = ClipTower(Weights(network), rules, dropped_layers=int(is_cut))
+    weights = Weights(network)
+    tower = ClipTower(weights, rules)
     positions = torch.arange(tower.length, device=devices.device)
     # a buffer that no file need hold, and that was built without storage
     tower.model.embeddings.register_buffer("position_ids", positions[None], persistent=False)
-    return tower
+    return weights
 
 
 def _place(file: ModelFile, tower: TextTower) -> TextPlace:
