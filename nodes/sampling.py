@@ -51,7 +51,15 @@ SamplerName = Literal[
     "uni_pc_bh2",
 ]
 SchedulerName = Literal[
-    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal"
+    "simple",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "normal",
+    "linear_quadratic",
+    "kl_optimal",
 ]
 StepCount = Annotated[int, Field(ge=1, le=10_000)]
 Guidance = Annotated[float, Field(ge=0, le=100), Widget({"step": 0.1, "round": 0.01})]

@@ -8,7 +8,15 @@ import torch
 from scipy import stats
 
 from executor.errors import InputError
-from executor.sampling.schedules import SCHEDULERS, DiscreteSchedule, sigmas_for
+from executor.sampling.schedules import (
+    SCHEDULERS,
+    DiscreteSchedule,
+    beta_shaped,
+    kl_optimal,
+    linear_quadratic,
+    sigmas_for,
+    turbo,
+)
 
 SD = DiscreteSchedule.scaled_linear()
 
@@ -81,6 +89,43 @@ def test_beta_takes_the_timesteps_nearest_to_the_quantiles(steps: int):
     quantiles = stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6)
     timesteps = np.unique(np.rint(quantiles * 999).astype(int))[::-1].copy()
     assert torch.equal(SCHEDULERS["beta"](SD, steps)[:-1], SD.sigmas[torch.from_numpy(timesteps)])
+
+
+def test_a_beta_distribution_may_have_another_shape():
+    for steps in (1, 7, 20):
+        assert torch.equal(beta_shaped(SD, steps, 0.6, 0.6), SCHEDULERS["beta"](SD, steps))
+    # Beta(1, 1) is uniform; Beta(2, 1) has density 2t, so it is √q at quantile q.
+    uniform = SD.sigmas[torch.tensor([999, 749, 500, 250])]
+    assert torch.equal(beta_shaped(SD, 4, 1.0, 1.0)[:-1], uniform)
+    high = SD.sigmas[torch.tensor([round(math.sqrt(q) * 999) for q in (1, 0.75, 0.5, 0.25)])]
+    assert torch.equal(beta_shaped(SD, 4, 2.0, 1.0)[:-1], high)
+    with pytest.raises(InputError, match=r"above 0, got 0 and 0\.6"):
+        beta_shaped(SD, 4, 0.0, 0.6)
+
+
+def test_linear_quadratic_falls_evenly_and_then_as_a_parabola_without_a_kink():
+    sigmas = linear_quadratic(SD, 20).double() / SD.sigma_max
+    falls = -sigmas.diff()
+    torch.testing.assert_close(falls[:10], falls.new_full((10,), 0.0025), rtol=0, atol=1e-6)
+    assert 1 - float(sigmas[10]) == pytest.approx(0.025, abs=1e-6)
+    bends = falls[9:].diff()  # a parabola's second differences: half the first, as it begins there
+    torch.testing.assert_close(bends[1:], bends.new_full((9,), float(bends[1])), rtol=0, atol=1e-5)
+    assert float(bends[0]) == pytest.approx(float(bends[1]) / 2, abs=1e-5)
+
+
+def test_kl_optimal_falls_linearly_in_the_arc_tangent():
+    sigmas = kl_optimal(SD, 9)[:-1]
+    # 1e-6: the tangent of an angle near π/2, in float32.
+    angles = np.linspace(math.atan(SD.sigma_max), math.atan(SD.sigma_min), 9)
+    np.testing.assert_allclose(sigmas.atan(), angles, rtol=0, atol=1e-6)
+
+
+def test_turbo_takes_every_hundredth_timestep_from_where_denoising_begins():
+    assert torch.equal(turbo(SD, 1), torch.tensor([float(SD.sigma(torch.tensor(999.0))), 0.0]))
+    # 1e-6: exp(log(σ)) in float32.
+    torch.testing.assert_close(turbo(SD, 10)[:-1], SD.sigmas[99::100].flip(0), rtol=1e-6, atol=0)
+    assert torch.equal(turbo(SD, 2, 0.5), torch.cat([turbo(SD, 10)[5:7], torch.zeros(1)]))
+    assert turbo(SD, 3, 0.0).tolist() == [0]
 
 
 def test_simple_counts_down_and_ddim_uniform_counts_up():

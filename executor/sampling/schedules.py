@@ -19,6 +19,8 @@ from torch import Tensor
 
 from executor.errors import InputError, nearest
 from executor.ports import NoiseSchedule
+from executor.sampling import sigma_lists
+from executor.sampling.sigma_lists import then_zero
 
 BEFORE_ALL_NOISE = 999_999_999.9
 """A sigma above every sigma: where 0 % of the sampling is done."""
@@ -97,20 +99,20 @@ def scaled_linear_betas(
 def normal(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Evenly spaced timesteps from the most to the least noise, both included."""
     start, end = _timestep_range(schedule)
-    return _then_zero(schedule.sigma(torch.linspace(start, end, steps)))
+    return then_zero(schedule.sigma(torch.linspace(start, end, steps)))
 
 
 def sgm_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Evenly spaced timesteps, the least noise left out: 0 stands in its place."""
     start, end = _timestep_range(schedule)
-    return _then_zero(schedule.sigma(torch.linspace(start, end, steps + 1)[:-1]))
+    return then_zero(schedule.sigma(torch.linspace(start, end, steps + 1)[:-1]))
 
 
 def simple(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Every n-th training timestep from the top, rounded down."""
     stride = len(schedule.sigmas) / steps
     back = (torch.arange(steps, dtype=torch.float64) * stride).long()
-    return _then_zero(schedule.sigmas[len(schedule.sigmas) - 1 - back])
+    return then_zero(schedule.sigmas[len(schedule.sigmas) - 1 - back])
 
 
 def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -121,19 +123,17 @@ def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
     ComfyUI's.
     """
     stride = max(len(schedule.sigmas) // steps, 1)
-    return _then_zero(schedule.sigmas[1::stride].flip(0))
+    return then_zero(schedule.sigmas[1::stride].flip(0))
 
 
-def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Tensor:
-    """Karras et al. (2022), eq. 5: σ^(1/ρ) falls linearly."""
-    low, high = schedule.sigma_min ** (1 / rho), schedule.sigma_max ** (1 / rho)
-    return _then_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
+def karras(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Karras et al. (2022), eq. 5, with ρ = 7."""
+    return sigma_lists.karras(steps, schedule.sigma_min, schedule.sigma_max)
 
 
 def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Log sigma falls linearly."""
-    high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
-    return _then_zero(torch.linspace(high, low, steps).exp())
+    return sigma_lists.exponential(steps, schedule.sigma_min, schedule.sigma_max)
 
 
 def beta(schedule: NoiseSchedule, steps: int, shape: float = 0.6) -> Tensor:
@@ -146,8 +146,57 @@ def beta(schedule: NoiseSchedule, steps: int, shape: float = 0.6) -> Tensor:
     quantiles = 1 - torch.arange(steps, dtype=torch.float64) / steps
     # The median of a table of even length lies on a border: it goes to the upper cell.
     timesteps = torch.searchsorted(_beta_cdf(borders, shape), quantiles + 1e-12, right=True)
-    return _then_zero(schedule.sigmas[timesteps.unique_consecutive()])
+    return then_zero(schedule.sigmas[timesteps.unique_consecutive()])
 
+
+def beta_shaped(schedule: NoiseSchedule, steps: int, a: float, b: float) -> Tensor:
+    """The same at quantiles of Beta(a, b). Raises InputError for a shape that is not above 0."""
+    from scipy.stats import beta as distribution  # here, as it takes as long to load as all else
+
+    if a <= 0 or b <= 0:
+        raise InputError(f"the shape of a beta distribution is above 0, got {a:g} and {b:g}")
+    quantiles = 1 - torch.arange(steps, dtype=torch.float64) / steps
+    places = torch.from_numpy(distribution.ppf(quantiles.numpy(), a, b))
+    timesteps = (places * (len(schedule.sigmas) - 1)).round().long()
+    return then_zero(schedule.sigmas[timesteps.unique_consecutive()])
+
+
+def linear_quadratic(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Falls a little, linearly, for half of the steps, and quadratically for the rest.
+
+    Polyak et al. (2024, Movie Gen), on sigma: linear until 0.025 of the largest is gone, and on
+    from there with no kink.
+    """
+    if steps == 1:
+        return torch.tensor([schedule.sigma_max, 0.0])
+    linear = steps // 2
+    slope = LINEAR_SHARE / linear
+    place = torch.arange(steps + 1, dtype=torch.float64)
+    # Zero at the end, and the slope at the kink, fix the parabola.
+    beyond = (place - linear).clamp(min=0)
+    rest = steps - linear
+    gone = place * slope + (1 - steps * slope) * (beyond / rest) ** 2
+    return ((1 - gone) * schedule.sigma_max).float()
+
+
+def turbo(schedule: NoiseSchedule, steps: int, denoise: float = 1.0) -> Tensor:
+    """The first of the timesteps 999, 899 … 99 that SD-Turbo was distilled to (Sauer et al. 2023).
+
+    ``denoise`` below 1 begins further down, by whole tenths.
+    """
+    skipped = 10 - int(10 * denoise)
+    timesteps = torch.arange(999, 0, -100)[skipped : skipped + steps]
+    return then_zero(schedule.sigma(timesteps))
+
+
+def kl_optimal(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """arctan σ falls linearly: best for normal data (Sabour et al. 2024, Align Your Steps)."""
+    high, low = math.atan(schedule.sigma_max), math.atan(schedule.sigma_min)
+    return then_zero(torch.linspace(high, low, steps).tan())
+
+
+LINEAR_SHARE = 0.025
+"""The part of the noise that goes in ``linear_quadratic``'s first half."""
 
 Scheduler = Callable[[NoiseSchedule, int], Tensor]
 
@@ -159,6 +208,8 @@ SCHEDULERS: Mapping[str, Scheduler] = {
     "ddim_uniform": ddim_uniform,
     "beta": beta,
     "normal": normal,
+    "linear_quadratic": linear_quadratic,
+    "kl_optimal": kl_optimal,
 }
 """Schedulers by their names on the wire."""
 
@@ -203,10 +254,6 @@ def _timestep_range(schedule: NoiseSchedule) -> tuple[float, float]:
     """The timesteps of the largest and of the least sigma."""
     ends = schedule.timestep(torch.tensor([schedule.sigma_max, schedule.sigma_min]))
     return float(ends[0]), float(ends[1])
-
-
-def _then_zero(sigmas: Tensor) -> Tensor:
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
 def _beta_cdf(x: Tensor, a: float) -> Tensor:
