@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from executor.errors import PictureError
 
@@ -49,7 +49,9 @@ _DAMAGE = (
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int, *, name: str | None = None) -> Generator["Image"]:
+def opened(
+    path: Path | BinaryIO, max_pixels: int, *, name: str | None = None
+) -> Generator["Image"]:
     """A picture whose frames may be decoded; ``name`` is what messages call it.
 
     Raises PictureError if the file is not a picture, is damaged (also when that is found while it
@@ -57,7 +59,8 @@ def opened(path: Path, max_pixels: int, *, name: str | None = None) -> Generator
     """
     from PIL import Image, UnidentifiedImageError
 
-    name = name or path.name
+    if name is None:
+        name = path.name if isinstance(path, Path) else "the picture"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on what is raised here or is harmless
         try:

@@ -47,6 +47,7 @@ from executor.api.keys import (
     HUB,
     IS_ANSWERING,
     LEDGER,
+    MODELS,
     NARRATOR,
     PLUGINS,
     SETTINGS,
@@ -55,10 +56,12 @@ from executor.api.narrator import Narrator
 from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
 from executor.api.renditions import Decoding
 from executor.api.security import only_own_pages
+from executor.api.shapes import reply_to
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
 from executor.plugins import Plugin
+from executor.public_models import PublicModels
 from executor.settings import Settings
 
 FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
@@ -105,6 +108,7 @@ def create_app(
     app[HUB], app[BELLS], app[CHECKING] = Hub(), Bells(), asyncio.Lock()
     shows_all = settings.preview_method != "none"
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
+    app[MODELS] = PublicModels(settings, folders)
     app[DECODING], app[PLUGINS] = Decoding(), plugins
     app[metrics.METRICS] = metrics.Metrics()
     app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
@@ -160,4 +164,4 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise
         if request.get(IS_ANSWERING):
             raise
-        return refusal_of(error, request).reply()
+        return reply_to(request, refusal_of(error, request))

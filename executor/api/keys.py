@@ -12,6 +12,7 @@ from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
 from executor.plugins import Plugin
+from executor.public_models import PublicModels
 from executor.settings import Settings
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -23,6 +24,7 @@ BELLS: web.AppKey[Bells] = web.AppKey("bells", Bells)
 NARRATOR: web.AppKey[Narrator] = web.AppKey("narrator", Narrator)
 PLUGINS: web.AppKey[tuple[Plugin, ...]] = web.AppKey("plugins", tuple)
 DECODING: web.AppKey[Decoding] = web.AppKey("decoding", Decoding)
+MODELS: web.AppKey[PublicModels] = web.AppKey("models", PublicModels)
 CHECKING: web.AppKey[asyncio.Lock] = web.AppKey("checking", asyncio.Lock)
 """Held while a large workflow is checked: one at a time, so that small ones have their turn."""
 

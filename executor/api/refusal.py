@@ -1,7 +1,8 @@
-"""Requests that are answered with an error, and how errors look on the wire.
+"""Requests that are answered with an error.
 
-All routes answer in ComfyUI's shape: ``{"error": {type, message, details, extra_info},
-"node_errors": {}}``. ``refusal_of`` is the one place where exceptions become answers.
+``refusal_of`` is the one place where exceptions become answers. Their shape is ComfyUI's,
+``{"error": {type, message, details, extra_info}, "node_errors": {}}``, unless ``shapes`` has
+another for a route.
 """
 
 import logging
@@ -39,10 +40,12 @@ class Refusal(WeftError):
         details: str = "",
         node_errors: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.type, self.message, self.details = status, type, message, details
         self.node_errors, self.headers = node_errors or {}, headers or {}
+        self.param = param  # the field of the request that is wrong, where one is
 
     def reply(self) -> web.Response:
         """The answer."""

@@ -34,8 +34,11 @@ class Submission:
     number: float | None
     is_front: bool
     client_id: str
-    prompt_id: str | None
-    idempotency_key: str | None
+    prompt_id: str | None = None
+    idempotency_key: str | None = None
+    owner: str = ""
+    ttl_ms: int | None = None
+    timeout_ms: int | None = None
 
     @property
     def size(self) -> int:
@@ -115,6 +118,9 @@ def admitted(submission: Submission, folders: Folders) -> Admitted:
         number=submission.number,
         is_front=submission.is_front,
         client_id=submission.client_id,
+        owner=submission.owner,
+        ttl_ms=submission.ttl_ms,
+        timeout_ms=submission.timeout_ms,
         idempotency_key=submission.idempotency_key,
         workflow_id=_workflow_id(extra_data),
     )
