@@ -117,6 +117,16 @@ def sample_along(
     return Sampled(output, replace(latent, samples=denoised / model.latent_scale))
 
 
+def noised(model: DiffusionModel, latent: Latent, sigmas: Tensor, noise: FirstNoise) -> Latent:
+    """A latent with as much noise as the sigmas go through; without sigmas the latent."""
+    if not len(sigmas):
+        return latent
+    latent = prepared(model, latent)
+    scale = float(sigmas[0] if len(sigmas) == 1 else (sigmas[0] - sigmas[-1]).abs())
+    added = noise.draw(latent).to(latent.samples) * scale / model.latent_scale
+    return replace(latent, samples=latent.samples + added)
+
+
 def section(
     sigmas: Tensor,
     start_step: int | None,

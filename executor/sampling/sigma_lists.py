@@ -125,7 +125,7 @@ def extended(sigmas: Tensor, steps: int, start: float, end: float, spacing: str)
 
     ``spacing`` is one of ``SPACINGS``.
     """
-    start = math.inf if start < 0 else start
+    sigmas, start = sigmas.cpu(), math.inf if start < 0 else start
     shares = SPACINGS[spacing](torch.linspace(0, 1, steps + 1)[1:-1])
     parts: list[Tensor] = []
     for sigma, sigma_next in pairwise(sigmas):
