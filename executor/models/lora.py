@@ -61,8 +61,8 @@ class Lora:
 
 def _put_on(lora: LoraFile, targets: Sequence[tuple[object, float]]) -> list[object]:
     chosen = [_Fit.of(lora, target) for target, strength in targets if strength]
-    is_all = len(chosen) == len(targets)
-    if any(fit.entries for fit in chosen) or is_all:
+    is_off = len(chosen) < len(targets)  # what the file is for may be switched off
+    if not (is_off and lora.entries and not any(fit.entries for fit in chosen)):
         _check(lora, chosen)
     fits = iter(chosen)
     return [next(fits).changed(lora, s) if s else target for target, s in targets]
