@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from executor.patches import Patch
     from executor.steps import ControlInput, Inputs
 else:  # torch is imported by whoever runs a node, never by whoever declares one
     Tensor = Any
@@ -211,6 +212,15 @@ class DiffusionModel(Protocol):
 
     @property
     def device(self) -> Any: ...
+    @property
+    def patches(self) -> "tuple[Patch, ...]":
+        """What it does otherwise than its network alone would."""
+        ...
+
+    def patched(self, patch: "Patch") -> "DiffusionModel":
+        """The same with one patch more; of its key only if that acts inside the network."""
+        ...
+
     def with_objective(self, objective: Objective) -> "DiffusionModel":
         """The same network, taken to have been trained otherwise; its key is another."""
         ...

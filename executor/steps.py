@@ -27,6 +27,11 @@ class ControlInput:
     hints: tuple[Tensor, ...]  # (B, …) each: the picture as the network uses it
     strength: Tensor  # (B,)
 
+    def rows(self, places: Tensor) -> "ControlInput":
+        """Those rows alone."""
+        hints = tuple(hint[places] for hint in self.hints)
+        return ControlInput(self.network, hints, self.strength[places])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroundingInput:
@@ -45,6 +50,17 @@ class Inputs:
     concat: Tensor | None = None  # (B, C', h, w): further channels of x (inpainting, pix2pix)
     controls: tuple[ControlInput, ...] = ()
     grounding: GroundingInput | None = None
+
+    def rows(self, places: Tensor) -> "Inputs":
+        """Those rows alone."""
+        grounding = self.grounding
+        return Inputs(
+            self.tokens[places],
+            None if self.vector is None else self.vector[places],
+            None if self.concat is None else self.concat[places],
+            tuple(control.rows(places) for control in self.controls),
+            grounding and GroundingInput(grounding.network, grounding.objects[places]),
+        )
 
     @property
     def layout(self) -> Hashable:

@@ -36,7 +36,16 @@ COMPUTES = (
 
 VOCABULARY = {"executor"} | {
     f"executor.{name}"
-    for name in ("context", "errors", "events", "node", "ports", "sampling_ports", "steps")
+    for name in (
+        "context",
+        "errors",
+        "events",
+        "node",
+        "patches",
+        "ports",
+        "sampling_ports",
+        "steps",
+    )
 }
 
 ENGINE = {

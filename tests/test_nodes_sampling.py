@@ -26,6 +26,7 @@ class Blob:
     key = "blob"
     schedule = DiscreteSchedule.scaled_linear()
     latent_channels, latent_scale, device = 4, 0.5, torch.device("cpu")
+    patches = ()
 
     def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
         return Inputs(repeated(cond.tokens, len(canvas.clean)))

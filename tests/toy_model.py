@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from executor.patches import Patch
 from executor.ports import Canvas, Cond
 from executor.sampling.forward import evaluate
 from executor.sampling.guidance import repeated
@@ -28,6 +29,7 @@ class ToyModel:
     latent_channels = 4
     latent_scale = 0.5
     device = torch.device("cpu")
+    patches: tuple[Patch, ...] = ()
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

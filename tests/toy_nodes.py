@@ -124,6 +124,7 @@ class ToyModel:
     """A model of Gaussian data: denoised = gain · x / (1 + sigma²) + a tenth of its mean token."""
 
     latent_channels, latent_scale, device = 4, 1.0, "cpu"
+    patches = ()
 
     def __init__(self, name: str, gain: float = 0.7) -> None:
         self.key, self.gain = name, gain

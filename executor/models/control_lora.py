@@ -62,9 +62,9 @@ class ControlLora:
         """The ControlNet that it makes of a model. Raises InputError if their sizes differ."""
         if not isinstance(model, UNet):
             raise InputError(f"{self.name} is a control-LoRA, which changes a U-Net's weights")
-        made = self._fitted.get(model.key)
+        made = self._fitted.get(model.weights_key)
         if made is None:
-            made = self._fitted[model.key] = self._made_of(model)
+            made = self._fitted[model.weights_key] = self._made_of(model)
         return made
 
     def _made_of(self, model: UNet) -> ControlNet:
@@ -92,7 +92,7 @@ class ControlLora:
         state = {n: w.to(model.device, model.dtype) for n, w in state.items()}
         network.load_state_dict(state, assign=True)
         network.eval().requires_grad_(False)
-        key = (self.key, model.key)
+        key = (self.key, model.weights_key)
         return ControlNet(network, name=self.name, key=key, is_pooled=self._file.is_pooled)
 
     @torch.no_grad()

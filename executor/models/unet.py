@@ -4,10 +4,8 @@ Scaling and the step from the network's prediction to a denoised latent (``predi
 float32, outside the network; the network itself computes in its own precision.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Hashable, Mapping
 from copy import copy
-from functools import reduce
 from typing import Any
 
 import torch
@@ -15,13 +13,14 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from executor.errors import InputError
-from executor.models import further_inputs
+from executor.models import further_inputs, unet_pass
 from executor.models import prediction as predictions
 from executor.models.families import Family
 from executor.models.latent_rgb import LatentRgb
 from executor.models.lora_names import NetworkName
 from executor.models.weights import Weights
-from executor.ports import Canvas, Cond, Objective, Residuals
+from executor.patches import NetworkPatch, Patch
+from executor.ports import Canvas, Cond, Objective
 from executor.sampling.noise_schedules import schedule_for
 from executor.steps import Inputs
 
@@ -43,7 +42,9 @@ class UNet:
         self.family = family
         self.objective = objective
         self.schedule = schedule_for(objective)
-        self.key = key
+        self.patches: tuple[Patch, ...] = ()
+        self._file_key = key
+        self.key = self._key  # kept: it is asked for at every step
         # What it computes in. Asked for at every step, and diffusers looks for 0.65 ms each time.
         self.dtype: torch.dtype = network.dtype
         self.latent_rgb = latent_rgb  # of a latent space of its own; None: the family's
@@ -65,10 +66,7 @@ class UNet:
 
     def with_networks(self, networks: Mapping[NetworkName, Weights[Any]]) -> "UNet":
         """The same model with changed weights, which share a batch with equal ones only."""
-        changed = copy(self)
-        changed.weights = networks["unet"]
-        changed.key = ("changed", self.key, changed.weights.key)
-        return changed
+        return self._with(weights=networks["unet"])
 
     @property
     def latent_channels(self) -> int:
@@ -102,9 +100,29 @@ class UNet:
 
     def with_objective(self, objective: Objective) -> "UNet":
         """The same network, taken to have been trained otherwise; its key is another."""
+        return self._with(objective=objective, schedule=schedule_for(objective))
+
+    def patched(self, patch: Patch) -> "UNet":
+        """The same with one patch more; of its key only if that acts inside the network."""
+        return self._with(patches=(*self.patches, patch))
+
+    @property
+    def weights_key(self) -> Hashable:
+        """Equal for equal weights, whatever is done with them."""
+        return self._file_key, self.weights.key
+
+    @property
+    def _network_patches(self) -> tuple[NetworkPatch, ...]:
+        return tuple(patch for patch in self.patches if isinstance(patch, NetworkPatch))
+
+    @property
+    def _key(self) -> Hashable:
+        return self.weights_key, self.objective, self._network_patches
+
+    def _with(self, **attributes: Any) -> "UNet":
         other = copy(self)
-        other.objective, other.schedule = objective, schedule_for(objective)
-        other.key = (self.key, objective)
+        vars(other).update(attributes)
+        other.key = other._key
         return other
 
     def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
@@ -151,54 +169,24 @@ class UNet:
     def denoise(self, x: Tensor, sigma: Tensor, inputs: Inputs) -> Tensor:
         """The denoised latent for each row of ``x`` (B, C, h, w), float32, at its ``sigma`` (B,).
 
-        The network is also told the training timestep of the sigma.
+        The network is also told the training timestep of the sigma. What patches report comes as
+        further channels (``executor.patches``).
         """
         x, sigma = x.float(), sigma.float()
         timesteps = self.schedule.timestep(sigma)  # (B,)
-        sigma = sigma[:, None, None, None]
+        sigmas = sigma[:, None, None, None]
         kind = self.objective.prediction
         with torch.no_grad():
-            seen = predictions.shown(kind, x, sigma)
-            predicted = self._predict(seen, timesteps, inputs).float()
-        return predictions.denoised(kind, x, sigma, timesteps, predicted)
-
-    def _predict(self, seen: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
-        """The network's own prediction for scaled rows (B, C, h, w), in its precision."""
-        vector = inputs.vector
-        added = [
-            control.network.residuals(seen, timesteps, inputs, control)
-            for control in inputs.controls
-        ]
-        if inputs.concat is not None:
-            seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
-        grounding, further = inputs.grounding, _additional(added, self.dtype)
-        if grounding is not None:
-            objects = grounding.objects.to(self.dtype)
-            further["cross_attention_kwargs"] = {"gligen": {"objects": objects}}
-        with grounding.network.fused(self.network) if grounding else nullcontext():
-            (predicted,) = self.network(
-                seen.to(self.dtype),
-                timesteps,
-                encoder_hidden_states=inputs.tokens.to(self.dtype),
-                class_labels=None if vector is None else vector.to(self.dtype),
-                return_dict=False,
-                **further,
+            seen = predictions.shown(kind, x, sigmas)
+            said = unet_pass.predicted(
+                self.network,
+                self.dtype,
+                self._network_patches,
+                seen=seen,
+                sigma=sigma,
+                timesteps=timesteps,
+                inputs=inputs,
             )
-        return predicted
-
-
-def _additional(added: Sequence[Residuals], dtype: torch.dtype) -> dict[str, Any]:
-    """The sums of what control networks add, as arguments of the network."""
-    middles = [[one.middle] for one in added if one.middle is not None]
-    sums = {
-        "down_block_additional_residuals": _summed([one.skips for one in added], dtype),
-        "mid_block_additional_residual": next(iter(_summed(middles, dtype)), None),
-        "down_intrablock_additional_residuals": _summed([one.features for one in added], dtype),
-    }
-    return {name: value for name, value in sums.items() if value is not None and len(value)}
-
-
-def _summed(sequences: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Tensor]:
-    """The sums place by place, of those sequences that hold anything."""
-    present = [sequence for sequence in sequences if sequence]
-    return [reduce(torch.add, same).to(dtype) for same in zip(*present, strict=True)]
+        predicted, report = said[:, : x.shape[1]], said[:, x.shape[1] :]
+        denoised = predictions.denoised(kind, x, sigmas, timesteps, predicted)
+        return torch.cat((denoised, report), dim=1) if report.shape[1] else denoised
