@@ -11,6 +11,8 @@ from executor.paths import Folders
 _HELD_TO: Mapping[str, Callable[[ModelFile], object]] = {
     "checkpoints": detect.family_of,
     "vae": detect.require_vae,
+    "controlnet": detect.require_control,
+    "gligen": detect.require_gligen,
     "upscale_models": detect.require_upscaler,
 }
 """What the files of a folder must be, for their nodes to work with them."""

@@ -131,7 +131,7 @@ def load_controlnet(
         )
     made.fitted(base)
     _add(network, base.network.state_dict())
-    made.key = (key, base.key)
+    made.key = (key, base.weights_key)
     return made
 
 

@@ -14,15 +14,15 @@ from executor.errors import ModelFileError
 from executor.models import control_layout, detect
 from executor.models.configs import Shapes
 from executor.models.folder import read_json
-from executor.models.header import Header, read_header
-from executor.models.model_file import FOLDER_OF, Hints, Kind
+from executor.models.header import Header
+from executor.models.model_file import Hints
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 _POOLED = ("_shuffle", "_shuffle_fp16")  # ComfyUI's sign, at the end of the name
 _REFUSED: tuple[tuple[str, str], ...] = (
     ("controlnet_blocks.0.weight", "a ControlNet for Stable Diffusion 3 or Flux"),
     ("controlnet_x_embedder.weight", "a ControlNet for Flux"),
     ("backbone.0.0.weight", "a ControlNet for Stable Cascade"),
+    ("task_embedding", "a union ControlNet, for several kinds of picture"),
 )
 
 
@@ -93,60 +93,33 @@ class ControlFile:
 
 def read_control_file(path: Path) -> ControlFile:
     """Tell what a file or diffusers folder is. Raises ModelFileError for what steers nothing."""
-    config = read_json(path, "config.json") if path.is_dir() else {}
-    header = read_header(_weights(path) if path.is_dir() else path)
-    names = header.tensors.keys()
+    file = detect.inspect(path)
+    config = read_json(path, "config.json") if path.is_dir() and not file.is_folder else {}
+    names = next(iter(file.headers.values())).tensors.keys()
     for sign, refused in _REFUSED:
         if sign in names:
             raise ModelFileError(
                 f"{path.name} is {refused}, which Weft does not run; use a ControlNet or "
                 "T2I-Adapter for Stable Diffusion 1.x, 2.x or SDXL"
             )
-    if "task_embedding" in names:
-        raise ModelFileError(
-            f"{path.name} is a union ControlNet, for several kinds of picture; Weft does not run "
-            "those, use a ControlNet for one kind"
-        )
-    kind = _kind(header)
-    if kind is None:
-        found = Kind.UNKNOWN if path.is_dir() else detect.inspect(path).kind
-        belongs = (
-            f"; such files belong in the folder {FOLDER_OF[found]}" if found in FOLDER_OF else ""
-        )
-        raise ModelFileError(f"{path.name} is {found}, not a ControlNet or T2I-Adapter{belongs}")
+    detect.require_control(file)
     return ControlFile(
         path=path,
-        kind=kind,
-        header=header,
-        hints=_hints(config) if path.is_dir() else detect.inspect(path).hints,
+        kind=_kind(file.header),
+        header=file.header,
+        hints=_hints(config) if config else file.hints,
         is_diffusers=any(name.startswith(("controlnet_cond", "adapter.")) for name in names),
         is_pooled=bool(config.get("global_pool_conditions")) or path.stem.endswith(_POOLED),
     )
 
 
-def _weights(folder: Path) -> Path:
-    """The weights of a diffusers folder: in full precision if they are there in several."""
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise ModelFileError(
-        f"{folder.name} holds no {_WEIGHTS[0]}; pickles (.bin) and weights in several pieces are "
-        "not loaded. Save the model again with safe_serialization=True, in one piece"
-    )
-
-
-def _kind(header: Header) -> ControlKind | None:
+def _kind(header: Header) -> ControlKind:
     names = header.tensors.keys()
     if "lora_controlnet" in names:
         return ControlKind.LORA
-    if names & {"zero_convs.0.0.weight", "controlnet_cond_embedding.conv_in.weight"}:
-        return ControlKind.CONTROLNET
-    if f"{control_layout.CONTROL}zero_convs.0.0.weight" in names:
-        is_difference = "difference" in names
-        return ControlKind.DIFFERENCE if is_difference else ControlKind.CONTROLNET
     if names & set(control_layout.ADAPTER_SIGNS):
         return ControlKind.ADAPTER
-    return None
+    return ControlKind.DIFFERENCE if "difference" in names else ControlKind.CONTROLNET
 
 
 def _hints(config: Mapping[str, Any]) -> Hints:

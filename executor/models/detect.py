@@ -14,7 +14,7 @@ from executor.errors import ModelFileError
 from executor.models import lora_names
 from executor.models.control_layout import ADAPTER_SIGNS
 from executor.models.families import FAMILIES, FOREIGN, Family, family_with, supported_titles
-from executor.models.folder import inspect_folder
+from executor.models.folder import inspect_folder, is_network, network_header
 from executor.models.header import BYTES, Header, read_header
 from executor.models.layout import EMA, UNET, VAE
 from executor.models.model_file import FOLDER_OF, Hints, Kind, ModelFile
@@ -28,7 +28,7 @@ _SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.LATENT, ("latent_tensor",)),
     (Kind.IP_ADAPTER, ("ip_adapter.", "image_proj.")),
     (Kind.GLIGEN, (".fuser.linear.",)),
-    (Kind.CONTROLNET, ("control_model.", "input_hint_block.", "controlnet_")),
+    (Kind.CONTROLNET, ("control_model.", "zero_convs.", "controlnet")),
     (Kind.T2I_ADAPTER, ADAPTER_SIGNS),
     (Kind.UPSCALER, ("model.1.sub.", "body.0.rdb1.", "RRDB_trunk.", "conv_first.weight")),
     (Kind.PREVIEW_VAE, ("taesd_", "decoder.layers.0.weight")),
@@ -42,9 +42,9 @@ _BARE_UNET = ("input_blocks.", "diffusion_model.", "down_blocks.", "double_block
 
 def inspect(path: Path) -> ModelFile:
     """Tell what a file, or a diffusers folder, is. Raises ModelFileError if it is neither."""
-    if path.is_dir():
+    if path.is_dir() and not is_network(path):
         return inspect_folder(path)
-    header = read_header(path)
+    header = network_header(path) if path.is_dir() else read_header(path)
     kind = _kind(header)
     is_diffusion = kind in (Kind.CHECKPOINT, Kind.UNET)
     hints = _hints(header)
@@ -107,6 +107,18 @@ def require_upscaler(file: ModelFile) -> None:
     """Raises ModelFileError if a file is something else; what is none we know may yet be one."""
     if file.kind not in (Kind.UPSCALER, Kind.UNKNOWN):
         raise ModelFileError(f"{_is_a(file)}, not an upscaler{_belongs(file)}")
+
+
+def require_control(file: ModelFile) -> None:
+    """Raises ModelFileError if a file holds nothing that steers."""
+    if file.kind not in (Kind.CONTROLNET, Kind.T2I_ADAPTER):
+        raise ModelFileError(f"{_is_a(file)}, not a ControlNet or T2I-Adapter{_belongs(file)}")
+
+
+def require_gligen(file: ModelFile) -> None:
+    """Raises ModelFileError if a file holds no layers of GLIGEN's."""
+    if file.kind is not Kind.GLIGEN:
+        raise ModelFileError(f"{_is_a(file)}, not a GLIGEN network{_belongs(file)}")
 
 
 def _is_a(file: ModelFile) -> str:

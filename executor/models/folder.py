@@ -28,6 +28,7 @@ _WEIGHTS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+_NETWORK = "diffusion_pytorch_model"  # of a folder that holds one network alone
 
 
 def inspect_folder(path: Path) -> ModelFile:
@@ -88,18 +89,29 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
     return cast("dict[str, Any]", parsed)
 
 
+def is_network(path: Path) -> bool:
+    """Whether a folder holds one network with its configuration, as a ControlNet's does."""
+    return (path / "config.json").is_file() and not (path / MARK).is_file()
+
+
+def network_header(path: Path) -> Header:
+    """The header of such a folder's weights. Raises ModelFileError."""
+    return _header(path, "")
+
+
 def _header(path: Path, part: str) -> Header:
     """The header of a part's weights: in full precision if they are there in several."""
-    stem = _WEIGHTS[part]
+    stem = _WEIGHTS.get(part, _NETWORK)
     for variant in ("", ".fp16"):
         whole = path / part / f"{stem}{variant}.safetensors"
         pieces = path / part / f"{stem}.safetensors.index{variant}.json"
         if whole.is_file():
             return read_header(whole)
         if pieces.is_file():
-            return _header_of_pieces(path, f"{part}/{pieces.name}")
+            return _header_of_pieces(path, pieces.relative_to(path).as_posix())
+    where = f"{path.name}/{part}" if part else path.name
     raise ModelFileError(
-        f"{path.name}/{part} holds no {stem}.safetensors; pickles (.bin) are not loaded. "
+        f"{where} holds no {stem}.safetensors; pickles (.bin) are not loaded. "
         "Save the model again with safe_serialization=True"
     )
 

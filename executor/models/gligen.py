@@ -18,10 +18,10 @@ from diffusers.models.embeddings import GLIGENTextBoundingboxProjection
 from torch import Tensor, nn
 
 from executor.devices import Devices
-from executor.errors import InputError, ModelFileError
+from executor.errors import InputError
 from executor.models import detect, layout
 from executor.models.configs import Shapes, check_divides, check_not_empty
-from executor.models.model_file import FOLDER_OF, Hints, Kind
+from executor.models.model_file import Hints
 from executor.models.part import Part
 from executor.models.unet import UNet
 from executor.ports import DiffusionModel, Phrase
@@ -189,10 +189,7 @@ def _described(widths: Sequence[int]) -> str:
 def load_gligen(path: Path, devices: Devices) -> Gligen:
     """The layers of a file in the layout that ComfyUI's are published in. Raises ModelFileError."""
     file = detect.inspect(path)
-    if file.kind is not Kind.GLIGEN:
-        folder = FOLDER_OF.get(file.kind)
-        belongs = f"; such files belong in the folder {folder}" if folder else ""
-        raise ModelFileError(f"{path.name} is {file.kind}, not a GLIGEN network{belongs}")
+    detect.require_gligen(file)
     shapes = {name: entry.shape for name, entry in file.header.tensors.items()}
     places = gligen_places(shapes)
     part = Part("GLIGEN network", file.header, lambda names: gligen_names(names, places))

@@ -128,7 +128,7 @@ class Library:
                     file.identity, "control-lora", lambda: load_control_lora(file, self.devices)
                 )
             is_whole = file.kind is ControlKind.CONTROLNET
-            of_base = None if is_whole or base is None else base.key
+            of_base = None if is_whole or not isinstance(base, UNet) else base.weights_key
             return self._once(
                 (file.identity, of_base),
                 "controlnet",
