@@ -11,7 +11,8 @@
     ├── SettingsError        a setting that cannot be: every one of them at once
     ├── LedgerError          the durable queue cannot be opened, read or written
     ├── JobRefused           a job that cannot be queued as it is
-    │   └── JobExists        another job has its id
+    │   ├── JobExists        another job has its id
+    │   └── QueueFull        its owner has as many that wait as may
     └── InputError           a value that a node cannot work with, found only when it runs
 
 A message says where, what, and what would do. Mistakes in a workflow are values (``Problem``),
@@ -111,6 +112,10 @@ class JobRefused(WeftError):
 
 class JobExists(JobRefused):
     """A job whose id another one has."""
+
+
+class QueueFull(JobRefused):
+    """A job whose owner has as many that wait already as may."""
 
 
 class InputError(WeftError):

@@ -21,6 +21,7 @@ from executor.errors import LedgerError
 from executor.ledger import (
     NewJob,
     State,
+    hooks,
     open_ledger,
     queries,
     queue,
@@ -342,6 +343,17 @@ HOT = {
     "of client": queries.OF_CLIENT,
     "of owner": queries.OF_OWNER,
     "file owners": queries.FILE_OWNERS,
+    "waiting of": queue.WAITING_OF,
+    "forget told row": retention.FORGET_TOLD_ROW,
+    "due": hooks.DUE,
+    "told": hooks.TOLD,
+    "again": hooks.FAILED,
+    "waiting": retention.WAITING,
+}
+HOT |= {
+    f"{name} of an owner": queries.narrowed(HOT[name])
+    for name in ("queue page", "queue newest", "running", "history page", "history newest")
+    + ("one state", "all states", "waiting")
 }
 
 
@@ -356,6 +368,8 @@ def test_hot_statements_walk_an_index_and_sort_nothing(name: str, tmp_path: Path
         assert "TEMP B-TREE" not in step
         # A partial index holds only what is wanted; json_each walks a list that was given.
         assert not step.startswith("SCAN") or "INDEX" in step or "json_each" in step
+        if name.endswith("of an owner"):
+            assert "(owner=?" in step or step.startswith(("MERGE", "LEFT", "RIGHT", "UNION ALL"))
 
 
 def test_the_ledger_is_light() -> None:

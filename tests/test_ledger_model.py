@@ -80,9 +80,9 @@ class LedgerMachine(RuleBasedStateMachine):
         there = self.jobs.get(id)
         if there and there.owner != owner:
             with pytest.raises(JobExists):
-                queue.submit(self.connection, new, self.now_ms)
+                queue.submit(self.connection, new, None, self.now_ms)
             return
-        accepted = queue.submit(self.connection, new, self.now_ms)
+        accepted = queue.submit(self.connection, new, None, self.now_ms)
         assert accepted.is_repeat == bool(there)
         if not there:
             self.submitted += 1
@@ -183,7 +183,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def is_as_modelled(self) -> None:
         for id, job in self.jobs.items():
-            found = queries.job_record(self.connection, id)
+            found = queries.job_record(self.connection, id, None)
             assert found is not None
             assert (found.number, found.state) == (job.number, job.state)
             assert (found.attempt, found.deaths) == (job.attempt, job.deaths)
@@ -199,11 +199,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def lists_are_in_order(self) -> None:
-        waiting = queries.queue(self.connection, 100, 0, None)
-        assert [job.record.id for job in waiting] == [job.id for job in self.queued()]
-        ended = queries.history(self.connection, 100, None, None)
-        expected = [job.id for job in self.over() if job.attempt]
-        assert [job.record.id for job in ended] == expected
+        for owner in (None, "", "ann"):
+            waiting = queries.queue(self.connection, 100, 0, owner)
+            expected = [job.id for job in self.queued() if owner in (None, job.owner)]
+            assert [job.record.id for job in waiting] == expected
+            ended = queries.history(self.connection, 100, None, owner)
+            ran = [job for job in self.over() if job.attempt]
+            expected = [job.id for job in ran if owner in (None, job.owner)]
+            assert [job.record.id for job in ended] == expected
 
 
 TestLedger = LedgerMachine.TestCase

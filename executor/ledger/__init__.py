@@ -10,6 +10,7 @@ from executor.ledger.ledger import Ledger, open_ledger
 from executor.ledger.records import (
     Accepted,
     Counts,
+    DueHook,
     EventKind,
     FullJob,
     JobBody,
@@ -17,6 +18,7 @@ from executor.ledger.records import (
     JobFile,
     JobPage,
     JobRecord,
+    NewHook,
     NewJob,
     Requeued,
     State,
@@ -26,6 +28,7 @@ from executor.ledger.records import (
 __all__ = [
     "Accepted",
     "Counts",
+    "DueHook",
     "EventKind",
     "FullJob",
     "JobBody",
@@ -34,6 +37,7 @@ __all__ = [
     "JobPage",
     "JobRecord",
     "Ledger",
+    "NewHook",
     "NewJob",
     "Requeued",
     "State",

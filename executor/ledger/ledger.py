@@ -14,11 +14,12 @@ from time import time_ns
 from typing import Any
 
 from executor.errors import LedgerError
-from executor.ledger import queries, queue, results, retention
+from executor.ledger import hooks, queries, queue, results, retention
 from executor.ledger.reader import Reader
 from executor.ledger.records import (
     Accepted,
     Counts,
+    DueHook,
     EventKind,
     FullJob,
     JobEvent,
@@ -83,12 +84,13 @@ class Ledger:
 
     # The queue
 
-    async def submit(self, new: NewJob) -> Accepted:
+    async def submit(self, new: NewJob, most_queued: int | None = None) -> Accepted:
         """Queue a job; the same again gets the same answer.
 
-        Raises JobExists if another job has its id, JobRefused if its texts are no JSON.
+        Raises JobExists if another job has its id, JobRefused if its texts are no JSON, QueueFull
+        if ``most_queued`` of its owner's wait already.
         """
-        return await self._writer.do(lambda to: queue.submit(to, new, self._now_ms()))
+        return await self._writer.do(lambda to: queue.submit(to, new, most_queued, self._now_ms()))
 
     async def take(self, limit: int = 1) -> tuple[TakenJob, ...]:
         """The next jobs, which run from now on, each under a new attempt.
@@ -197,7 +199,7 @@ class Ledger:
         if days is not None:
             before_ms = self._now_ms() - int(days * MS_PER_DAY)
             rows += await self._reader.ask(lambda of: retention.outdated(of, before_ms))
-        return await self._in_bites(rows, retention.forget_rows)
+        return await self._in_bites(rows, retention.forget_told_rows)
 
     async def _in_bites(
         self, rows: Sequence[int], change: Callable[[Connection, Sequence[int]], int]
@@ -251,17 +253,17 @@ class Ledger:
             )
         )
 
-    async def job(self, job_id: str) -> FullJob | None:
+    async def job(self, job_id: str, owner: str | None = None) -> FullJob | None:
         """A job with all that is kept of it, or None if there is none of that id."""
         if not is_unicode(job_id):
             return None
-        return await self._reader.ask(lambda of: queries.job(of, job_id))
+        return await self._reader.ask(lambda of: queries.job(of, job_id, owner))
 
-    async def job_record(self, job_id: str) -> JobRecord | None:
+    async def job_record(self, job_id: str, owner: str | None = None) -> JobRecord | None:
         """A job without what may be large, or None if there is none of that id."""
         if not is_unicode(job_id):
             return None
-        return await self._reader.ask(lambda of: queries.job_record(of, job_id))
+        return await self._reader.ask(lambda of: queries.job_record(of, job_id, owner))
 
     async def events_of_job(
         self, job_id: str, since: int = 0, limit: int = MAX_PAGE
@@ -270,36 +272,72 @@ class Ledger:
         return await self._events(queries.OF_JOB, job_id, since, limit)
 
     async def events_of_client(
-        self, client_id: str, since: int = 0, limit: int = MAX_PAGE
+        self, client_id: str, since: int = 0, limit: int = MAX_PAGE, owner: str | None = None
     ) -> tuple[JobEvent, ...]:
         """The events above ``since`` of all jobs that a client submitted, in order."""
-        return await self._events(queries.OF_CLIENT, client_id, since, limit)
+        return await self._events(queries.OF_CLIENT, client_id, since, limit, owner)
 
     async def events_of_owner(
         self, owner: str, since: int = 0, limit: int = MAX_PAGE
     ) -> tuple[JobEvent, ...]:
         """The events above ``since`` of all jobs of an owner, in order."""
-        return await self._events(queries.OF_OWNER, owner, since, limit)
+        return await self._events(queries.OF_OWNER, owner, since, limit, owner)
 
     async def _events(
-        self, statement: str, of_whom: str, since: int, limit: int
+        self, statement: str, of_whom: str, since: int, limit: int, owner: str | None = None
     ) -> tuple[JobEvent, ...]:
         if not is_unicode(of_whom):
             return ()
         since, limit = _offset(since), _page(limit)
         return await self._reader.ask(
-            lambda of: queries.events(of, statement, of_whom, since, limit)
+            lambda of: queries.events(of, statement, of_whom, since, limit, owner)
         )
 
     async def newest_seq(self) -> int:
         """The number of the last event, of whatever job; 0 before the first."""
         return await self._reader.ask(queries.newest_seq)
 
+    # Files
+
+    async def add_upload(self, filename: str, subfolder: str, type: str, owner: str) -> None:
+        """Note whose a file is that no job left."""
+        assert is_unicode(filename), "it is a file's name"
+        await self._writer.do(
+            lambda to: results.add_upload(to, filename, subfolder, type, owner), is_synced=False
+        )
+
     async def file_owners(self, filename: str, subfolder: str, type: str) -> frozenset[str]:
-        """Whose jobs left this file; nobody's, if no job that is kept did."""
+        """Whose jobs left this file, and who uploaded it; nobody's, if that is not known."""
         if not all(map(is_unicode, (filename, subfolder, type))):
             return frozenset()
         return await self._reader.ask(lambda of: queries.file_owners(of, filename, subfolder, type))
+
+    # Whom to tell
+
+    async def due_hooks(
+        self,
+        limit: int,
+        *,
+        apart_from: Collection[str] = (),
+        owners: Collection[str] = (),
+        hosts: Collection[str] = (),
+    ) -> tuple[DueHook, ...]:
+        """Ends of jobs that are to be told now, those longest due first.
+
+        Without these ids, and those of these owners and to these hosts.
+        """
+        return await self._reader.ask(
+            lambda of: hooks.due(of, limit, apart_from, owners, hosts, self._now_ms())
+        )
+
+    async def hook_told(self, hook_id: str) -> None:
+        """An end was told, or is to be tried no more."""
+        await self._writer.do(lambda to: hooks.told(to, hook_id))
+
+    async def hook_failed(self, hook_id: str, pause_s: float) -> None:
+        """An end could not be told; it is due again after a pause."""
+        due_ms = self._now_ms() + int(pause_s * 1000)
+        await self._writer.do(lambda to: hooks.failed(to, hook_id, due_ms))
 
 
 def _known(job_ids: Iterable[str]) -> list[str]:

@@ -5,8 +5,10 @@ on a reader's connection, within one transaction: they see one state.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from executor.ledger.records import (
@@ -21,6 +23,8 @@ from executor.ledger.records import (
     State,
 )
 
+# Statements that name an index of everybody's jobs are narrowed to one owner's by `narrowed`.
+
 COUNTS = """
     SELECT state, jobs FROM counts WHERE :owner IS NULL OR owner = :owner
 """
@@ -28,51 +32,51 @@ COUNTS = """
 # In the order in which they will run. The index is named as in `executor.ledger.queue`.
 QUEUE_PAGE = """
     SELECT job FROM jobs INDEXED BY queue
-    WHERE state = 'queued' AND (:owner IS NULL OR owner = :owner)
+    WHERE state = 'queued'
     ORDER BY number, job LIMIT :limit OFFSET :offset
 """
 
 # The last to be submitted, by the row numbers at the end of `by_state`.
 QUEUE_NEWEST = """
     SELECT job FROM jobs INDEXED BY by_state
-    WHERE state = 'queued' AND (:owner IS NULL OR owner = :owner)
+    WHERE state = 'queued'
     ORDER BY job DESC LIMIT :limit
 """
 
 RUNNING = """
     SELECT job FROM jobs INDEXED BY by_state
-    WHERE state = 'running' AND (:owner IS NULL OR owner = :owner) ORDER BY job
+    WHERE state = 'running' ORDER BY job
 """
 
 # Those that ran, in the order in which they ended.
 HISTORY_PAGE = """
     SELECT job FROM jobs INDEXED BY ended
-    WHERE ended_seq IS NOT NULL AND (attempt > 0) = 1 AND (:owner IS NULL OR owner = :owner)
+    WHERE ended_seq IS NOT NULL AND (attempt > 0) = 1
     ORDER BY ended_seq LIMIT :limit OFFSET :offset
 """
 
 HISTORY_NEWEST = """
     SELECT job FROM jobs INDEXED BY ended
-    WHERE ended_seq IS NOT NULL AND (attempt > 0) = 1 AND (:owner IS NULL OR owner = :owner)
+    WHERE ended_seq IS NOT NULL AND (attempt > 0) = 1
     ORDER BY ended_seq DESC LIMIT :limit
 """
 
 # One state's jobs by submission; those of several states are merged, which sorts nothing.
 IN_STATE = """
     SELECT job FROM jobs INDEXED BY by_state
-    WHERE state = '{state}' AND (:owner IS NULL OR owner = :owner)
+    WHERE state = '{state}'
 """
 
 # How long they ran; this one does sort.
 BY_DURATION = """
     SELECT job FROM jobs INDEXED BY by_state
-    WHERE state IN ({states}) AND (:owner IS NULL OR owner = :owner)
+    WHERE state IN ({states})
     ORDER BY coalesce(ended_ms, :now_ms) - coalesce(started_ms, :now_ms) {direction},
         job {direction}
     LIMIT :limit OFFSET :offset
 """
 
-ROW_OF = "SELECT job FROM jobs WHERE id = :id"
+ROW_OF = "SELECT job FROM jobs WHERE id = :id AND (:owner IS NULL OR owner = :owner)"
 
 RECORD = """
     SELECT id, number, state, client_id, jobs.owner, workflow_id, jobs.attempt, deaths, worker,
@@ -108,7 +112,8 @@ OF_JOB = (
 )
 OF_CLIENT = (
     EVENT.replace("FROM events", "FROM events INDEXED BY events_of_client")
-    + "WHERE events.client_id = :client_id AND seq > :since ORDER BY seq LIMIT :limit"
+    + "WHERE events.client_id = :client_id AND seq > :since"
+    + " AND (:owner IS NULL OR events.owner = :owner) ORDER BY seq LIMIT :limit"
 )
 OF_OWNER = (
     EVENT.replace("FROM events", "FROM events INDEXED BY events_of_owner")
@@ -117,12 +122,23 @@ OF_OWNER = (
 
 NEWEST_SEQ = "SELECT coalesce(max(seq), 0) AS seq FROM sqlite_sequence WHERE name = 'events'"
 
+# Of a job that left it, or of an upload.
 FILE_OWNERS = """
     SELECT DISTINCT owner FROM files
+    WHERE filename = :filename AND subfolder = :subfolder AND type = :type
+    UNION ALL
+    SELECT owner FROM uploads
     WHERE filename = :filename AND subfolder = :subfolder AND type = :type
 """
 
 Sort = Literal["created", "duration"]
+
+
+@cache
+def narrowed(statement: str) -> str:
+    """The same for the jobs of ``:owner``, by the index that has one owner's in that order."""
+    narrow = r"INDEXED BY \1_of_owner WHERE owner = :owner AND "
+    return re.sub(r"INDEXED BY (\w+)\s+WHERE ", narrow, statement)
 
 
 def counts(connection: sqlite3.Connection, owner: str | None) -> Counts:
@@ -192,15 +208,15 @@ def listing(states: Sequence[State], sort: Sort, is_newest_first: bool) -> str:
     return f"{merged} ORDER BY job {direction} LIMIT :limit OFFSET :offset"
 
 
-def job(connection: sqlite3.Connection, job_id: str) -> FullJob | None:
+def job(connection: sqlite3.Connection, job_id: str, owner: str | None) -> FullJob | None:
     """One job, with all that is kept of it."""
-    found = _full(connection, _rows(connection, ROW_OF, {"id": job_id}))
+    found = _full(connection, _rows(connection, ROW_OF, {"id": job_id, "owner": owner}))
     return found[0] if found else None
 
 
-def job_record(connection: sqlite3.Connection, job_id: str) -> JobRecord | None:
+def job_record(connection: sqlite3.Connection, job_id: str, owner: str | None) -> JobRecord | None:
     """One job, without what may be large."""
-    rows = _rows(connection, ROW_OF, {"id": job_id})
+    rows = _rows(connection, ROW_OF, {"id": job_id, "owner": owner})
     return record(connection, rows[0]) if rows else None
 
 
@@ -214,10 +230,15 @@ def record(connection: sqlite3.Connection, row: int) -> JobRecord:
 
 
 def events(
-    connection: sqlite3.Connection, statement: str, of: str, since: int, limit: int
+    connection: sqlite3.Connection,
+    statement: str,
+    of: str,
+    since: int,
+    limit: int,
+    owner: str | None = None,
 ) -> tuple[JobEvent, ...]:
-    """The events after ``since`` of one job, client or owner, as the statement says."""
-    values = {"id": of, "client_id": of, "owner": of, "since": since, "limit": limit}
+    """The events after ``since`` of one job or client, or of an owner, as the statement says."""
+    values = {"id": of, "client_id": of, "owner": owner, "since": since, "limit": limit}
     return tuple(_event(row) for row in connection.execute(statement, values))
 
 
@@ -235,6 +256,8 @@ def file_owners(
 
 
 def _rows(connection: sqlite3.Connection, statement: str, values: dict[str, Any]) -> list[int]:
+    if values.get("owner") is not None:
+        statement = narrowed(statement)
     return [row["job"] for row in connection.execute(statement, values)]
 
 

@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
-from executor.errors import JobExists, JobRefused
+from executor.errors import JobExists, JobRefused, QueueFull
+from executor.ledger import hooks
 from executor.ledger.records import Accepted, JobBody, JobEvent, NewJob, Requeued, State, TakenJob
 from executor.ledger.results import end, running
 
@@ -20,6 +21,9 @@ MAX_DEATHS = 2
 NEXT = "SELECT coalesce(max(seq), 0) + 1 AS next FROM sqlite_sequence WHERE name = 'jobs'"
 
 BY_KEY = "SELECT id, number FROM jobs WHERE owner = :owner AND idempotency_key = :key"
+
+# The next one of an owner who has a limit is one too many.
+WAITING_OF = "SELECT jobs FROM counts WHERE owner = :owner AND state = 'queued'"
 
 # What was submitted under an id; compared here, so that a large prompt is not copied for it.
 BY_ID = """
@@ -118,8 +122,10 @@ EXPIRED_ERROR = json.dumps(
 )
 
 
-def submit(connection: sqlite3.Connection, new: NewJob, now_ms: int) -> Accepted:
-    """Queue a job, unless it was before. Raises JobExists, JobRefused."""
+def submit(
+    connection: sqlite3.Connection, new: NewJob, most_queued: int | None, now_ms: int
+) -> Accepted:
+    """Queue a job, unless it was before. Raises JobExists, JobRefused, QueueFull."""
     if new.idempotency_key is not None:
         key = {"owner": new.owner, "key": new.idempotency_key}
         if (first := connection.execute(BY_KEY, key).fetchone()) is not None:
@@ -136,6 +142,10 @@ def submit(connection: sqlite3.Connection, new: NewJob, now_ms: int) -> Accepted
             if not first["is_same"]:
                 raise JobExists(f"there is another job {job_id!r} already; choose another id")
             return Accepted(first["id"], first["number"], is_repeat=True)
+    if most_queued is not None:
+        waiting = connection.execute(WAITING_OF, {"owner": new.owner}).fetchone()
+        if waiting is not None and waiting["jobs"] >= most_queued:
+            raise QueueFull(f"{waiting['jobs']:,} jobs wait already; {most_queued:,} is the most")
     job: int = connection.execute(NEXT).fetchone()["next"]
     number = new.number if new.number is not None else -job if new.is_front else job
     connection.execute(
@@ -161,6 +171,8 @@ def submit(connection: sqlite3.Connection, new: NewJob, now_ms: int) -> Accepted
         ) from error
     except (sqlite3.DataError, OverflowError) as error:
         raise JobRefused(f"the prompt is too large: {len(new.prompt):,} characters") from error
+    if new.hook is not None:
+        hooks.add(connection, job, new.owner, new.hook)
     return Accepted(job_id, float(number), is_repeat=False)
 
 

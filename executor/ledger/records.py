@@ -62,6 +62,19 @@ class JobBody:
     """The nodes whose outputs are wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewHook:
+    """Whom to tell of a job's end, and how."""
+
+    url: str
+    host: str
+    """Of the URL: not all that is sent at a time goes to one host."""
+    renderer: str
+    """The name of what makes the body of it."""
+    base_url: str
+    """Where the client that submitted the job finds this server."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A job to be queued. Raises JobRefused if it cannot be kept as it is."""
@@ -84,6 +97,7 @@ class NewJob:
     """How long it may wait in the queue."""
     timeout_ms: int | None = None
     """How long it may run."""
+    hook: NewHook | None = None
 
     def __post_init__(self) -> None:
         for what in ("id", "client_id", "owner", "idempotency_key", "workflow_id"):
@@ -216,6 +230,22 @@ class FullJob:
     """JSON, by node: ``{node_id: {"images": [{filename, subfolder, type}]}}``."""
     events: tuple[JobEvent, ...]
     """Of its last attempt; without ``EXECUTED``, whose sum the outputs are."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueHook:
+    """A job's end that is to be told now."""
+
+    id: str
+    """The same at each try, so that who hears of it twice knows."""
+    job_id: str
+    owner: str
+    url: str
+    host: str
+    renderer: str
+    base_url: str
+    tries: int
+    """That were in vain."""
 
 
 @dataclass(frozen=True, slots=True)

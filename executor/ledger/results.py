@@ -28,6 +28,11 @@ ADD_FILE = """
     VALUES (:job, :attempt, :filename, :subfolder, :type, :node_id, :owner)
 """
 
+ADD_UPLOAD = """
+    INSERT OR IGNORE INTO uploads (filename, subfolder, type, owner)
+    VALUES (:filename, :subfolder, :type, :owner)
+"""
+
 # A job's few files, by `files_of_job`; pictures that are kept go before previews.
 PREVIEW = """
     SELECT file FROM files WHERE job = :job AND attempt = :attempt
@@ -124,6 +129,14 @@ def end(
         text = json.dumps(outputs, separators=(",", ":"), allow_nan=False)
         connection.execute(ADD_RESULT, {"job": job["job"], "error": error, "outputs": text})
     return event
+
+
+def add_upload(
+    connection: sqlite3.Connection, filename: str, subfolder: str, type: str, owner: str
+) -> None:
+    """Note whose a file is that no job left."""
+    values = {"filename": filename, "subfolder": subfolder, "type": type, "owner": owner}
+    connection.execute(ADD_UPLOAD, values)
 
 
 def _add_event(

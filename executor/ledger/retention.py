@@ -7,6 +7,8 @@ between which others have their turn.
 import sqlite3
 from collections.abc import Iterable
 
+from executor.ledger.queries import narrowed
+
 # The two classes are counted apart: else clearing a long queue would push all pictures out.
 SURPLUS = """
     SELECT job FROM jobs WHERE ended_seq IS NOT NULL AND (attempt > 0) = :has_run
@@ -19,16 +21,14 @@ OLDEST = """
     WHERE ended_seq IS NOT NULL AND (attempt > 0) = :has_run ORDER BY ended_seq
 """
 
-OVER = """
-    SELECT job FROM jobs WHERE ended_seq IS NOT NULL AND (:owner IS NULL OR owner = :owner)
-"""
+OVER = "SELECT job FROM jobs INDEXED BY ended WHERE ended_seq IS NOT NULL"
 
-WAITING = """
-    SELECT job FROM jobs INDEXED BY queue
-    WHERE state = 'queued' AND (:owner IS NULL OR owner = :owner)
-"""
+WAITING = "SELECT job FROM jobs INDEXED BY queue WHERE state = 'queued'"
 
 FORGET_ROW = "DELETE FROM jobs WHERE job = :job AND ended_seq IS NOT NULL"
+
+# The next time, when its end has been told to those who wanted to know.
+FORGET_TOLD_ROW = FORGET_ROW + " AND NOT EXISTS (SELECT 1 FROM hooks WHERE hooks.job = jobs.job)"
 
 FORGET = """
     DELETE FROM jobs
@@ -58,17 +58,28 @@ def outdated(connection: sqlite3.Connection, before_ms: int) -> list[int]:
 
 def over(connection: sqlite3.Connection, owner: str | None) -> list[int]:
     """All jobs that are over."""
-    return [row["job"] for row in connection.execute(OVER, {"owner": owner})]
+    return _of(connection, OVER, owner)
 
 
 def waiting(connection: sqlite3.Connection, owner: str | None) -> list[int]:
     """All jobs that are queued."""
-    return [row["job"] for row in connection.execute(WAITING, {"owner": owner})]
+    return _of(connection, WAITING, owner)
+
+
+def _of(connection: sqlite3.Connection, statement: str, owner: str | None) -> list[int]:
+    if owner is not None:
+        statement = narrowed(statement)
+    return [row["job"] for row in connection.execute(statement, {"owner": owner})]
 
 
 def forget_rows(connection: sqlite3.Connection, jobs: Iterable[int]) -> int:
     """Delete those of these rows that are over. Gives how many."""
     return connection.executemany(FORGET_ROW, [{"job": job} for job in jobs]).rowcount
+
+
+def forget_told_rows(connection: sqlite3.Connection, jobs: Iterable[int]) -> int:
+    """The same, but for those whose end is still to be told. Gives how many."""
+    return connection.executemany(FORGET_TOLD_ROW, [{"job": job} for job in jobs]).rowcount
 
 
 def forget(connection: sqlite3.Connection, job_ids: Iterable[str], owner: str | None) -> int:

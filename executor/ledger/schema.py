@@ -129,6 +129,47 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    (
+        # One owner's jobs in the orders of everybody's; named after those (`queries.narrowed`).
+        "CREATE INDEX by_state_of_owner ON jobs (owner, state)",
+        "CREATE INDEX queue_of_owner ON jobs (owner, number) WHERE state = 'queued'",
+        "CREATE INDEX ended_of_owner ON jobs (owner, attempt > 0, ended_seq)"
+        " WHERE ended_seq IS NOT NULL",
+        # Whose are files that no job left.
+        """
+        CREATE TABLE uploads (
+            filename TEXT NOT NULL,
+            subfolder TEXT NOT NULL,
+            type TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            PRIMARY KEY (filename, subfolder, type, owner)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # What is still to be told of jobs' ends, and when: NULL before the end.
+        """
+        CREATE TABLE hooks (
+            hook INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+            owner TEXT NOT NULL,
+            url TEXT NOT NULL,
+            host TEXT NOT NULL,
+            renderer TEXT NOT NULL,
+            base_url TEXT NOT NULL,
+            tries INTEGER NOT NULL DEFAULT 0,
+            due_ms INTEGER
+        ) STRICT
+        """,
+        "CREATE INDEX hooks_of_job ON hooks (job)",
+        "CREATE INDEX hooks_due ON hooks (due_ms) WHERE due_ms IS NOT NULL",
+        # However a job ends, one by one or many at once.
+        """
+        CREATE TRIGGER job_ended AFTER UPDATE OF ended_seq ON jobs
+            WHEN old.ended_seq IS NULL AND new.ended_seq IS NOT NULL BEGIN
+            UPDATE hooks SET due_ms = new.ended_ms WHERE job = new.job;
+        END
+        """,
+    ),
 )
 
 
