@@ -7,17 +7,19 @@ fits in one batch goes into one request: with one prompt a side, the two halves 
 rules are ComfyUI's.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import isclose
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from executor.errors import InputError
+from executor.patches import Moment, NetworkPatch
 from executor.ports import Area, Canvas, Cond, Conditioning, Control, DiffusionModel, Grounding
+from executor.sampling.combining import asks_away, combined, guidance_of, watch_of
 from executor.sampling.forward import joined, together
 from executor.sampling.sharing import shared
 from executor.sampling_ports import Denoiser, Estimate
@@ -84,38 +86,86 @@ def guided(
     With ``cfg`` 1 the negative side is not evaluated, but if ``uses_unguided`` asks for it.
     ``sigmas`` only tell how far a request is. Raises InputError for an area outside the latent.
     """
-    is_asked = uses_unguided or not isclose(cfg, 1.0)
+    is_asked = uses_unguided or asks_away(model, cfg)
     sides = (Side(positive, is_negative=False), Side(negative, is_asked=is_asked))
     estimates = mixtures(model, sides, canvas, sigmas)
 
     def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
-        towards, *rest = yield from estimates(x, sigma)
-        if not rest:
-            return Estimate(towards, towards)
-        (away,) = rest
-        return Estimate(apart(towards, away, cfg), away)
+        answers = yield from estimates.at(x, sigma)
+        away = 1 if is_asked else None
+        return (yield from estimates.combined(x, sigma, answers, cfg, towards=0, away=away))
 
     return Denoiser(both, model.schedule)
 
 
-def apart(towards: Tensor, away: Tensor, scale: float) -> Tensor:
-    """From one estimate through the other: Ho & Salimans (2022), eq. 6, on denoised values."""
-    return away + (towards - away) * scale
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixtures:
+    """The estimates of all sides that are asked, in their order; the first is positive."""
 
+    model: DiffusionModel
+    sides: Sequence[Sequence[Region]]
+    marks: Sequence[float]  # where steps begin
+    watch: NetworkPatch | None  # what acts in the network for whoever combines them
 
-def mixtures(
-    model: DiffusionModel, sides: Sequence[Side], canvas: Canvas, sigmas: Tensor
-) -> Callable[[Tensor, Tensor], Steps[list[Tensor]]]:
-    """What gives the estimates of all sides that are asked, in their order; the first is positive.
+    def at(self, x: Tensor, sigma: Tensor) -> Steps[list[Tensor]]:
+        """All of them; all that can stand in one batch is one request.
 
-    All that can stand in one batch is one request.
-    """
-    regions = _regions(model, sides, canvas)
-    marks = sigmas.tolist()[:-1]
+        What is watched comes as further channels behind those of ``x`` (B, C, h, w).
+        """
+        return (yield from self._asked(self.sides, x, sigma, self.watch))
 
-    def estimates(x: Tensor, sigma: Tensor) -> Steps[list[Tensor]]:
+    def combined(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        answers: Sequence[Tensor],
+        cfg: float,
+        *,
+        towards: int,
+        away: int | None,
+    ) -> Steps[Estimate]:
+        """A side's estimate led away from another's, as the model's patches will have it."""
+        channels = x.shape[1]
+        said = answers[towards][:, :channels]
+        other = None if away is None else answers[away]
+
+        def ask(
+            which: Literal["towards", "away"], x: Tensor, patch: NetworkPatch | None
+        ) -> Steps[Tensor]:
+            side = towards if which == "towards" else away
+            if side is None:
+                raise InputError(
+                    "a patch of the model wants negative prompts and there are none: use a guider "
+                    "that has some, as CFGGuider"
+                )
+            (answer,) = yield from self._asked([self.sides[side]], x, sigma, patch)
+            return answer
+
+        moment = Moment(
+            x=x,
+            sigma=sigma,
+            cfg=cfg,
+            schedule=self.model.schedule,
+            towards=said,
+            away=torch.zeros_like(said) if other is None else other[:, :channels],
+            has_away=other is not None,
+            denoised=said,
+            report=None if other is None else other[:, channels:],
+            ask=ask,
+        )
+        moment = yield from combined(guidance_of(self.model), moment)
+        return Estimate(moment.denoised, moment.away if moment.has_away else moment.denoised)
+
+    def _asked(
+        self,
+        sides: Sequence[Sequence[Region]],
+        x: Tensor,
+        sigma: Tensor,
+        patch: NetworkPatch | None,
+    ) -> Steps[list[Tensor]]:
         now = float(sigma)
-        active = [[region for region in side if region.span.holds(now)] for side in regions]
+        model = self.model if patch is None else self.model.patched(patch)
+        active = [[region for region in side if region.span.holds(now)] for side in sides]
         members = [region for side in active for region in side]
         given = [region.inputs_at(now) for region in members]
         answers: dict[int, Tensor] = {}
@@ -124,13 +174,19 @@ def mixtures(
             rows = torch.cat([crop(x, members[index].area) for index in group])
             inputs = joined([given[index] for index in group])
             sigmas_of_rows = rows.new_full((len(rows),), now)
-            step = _steps_done(marks, now)
-            answer = yield Eval(model, rows, sigmas_of_rows, inputs, step, len(marks))
+            step = _steps_done(self.marks, now)
+            answer = yield Eval(model, rows, sigmas_of_rows, inputs, step, len(self.marks))
             answers.update(zip(group, answer.split(len(x)), strict=True))
         parts = iter([(region, answers[index]) for index, region in enumerate(members)])
         return [_mixture(x, list(islice(parts, len(side)))) for side in active]
 
-    return estimates
+
+def mixtures(
+    model: DiffusionModel, sides: Sequence[Side], canvas: Canvas, sigmas: Tensor
+) -> Mixtures:
+    """Those of prompts for latents of the canvas' shape. Raises InputError as ``guided``."""
+    regions = _regions(model, sides, canvas)
+    return Mixtures(model, regions, sigmas.tolist()[:-1], watch_of(model))
 
 
 def _regions(model: DiffusionModel, sides: Sequence[Side], canvas: Canvas) -> list[list[Region]]:
@@ -159,7 +215,9 @@ def _mixture(x: Tensor, parts: Sequence[tuple[Region, Tensor]]) -> Tensor:
     """The weighted mean of what the regions gave; 0 where none holds."""
     if len(parts) == 1 and parts[0][0].weight is None:  # the common case costs nothing
         return parts[0][1]
-    total, weights = torch.zeros_like(x), torch.full_like(x, 1e-37)
+    channels = max((denoised.shape[1] for _, denoised in parts), default=x.shape[1])
+    total = x.new_zeros(len(x), channels, *x.shape[2:])
+    weights = torch.full_like(total, 1e-37)
     for region, denoised in parts:
         weight = 1.0 if region.weight is None else region.weight
         crop(total, region.area).add_(denoised * weight)

@@ -6,7 +6,8 @@ from math import isclose
 from torch import Tensor
 
 from executor.ports import Canvas, Conditioning, DiffusionModel
-from executor.sampling.guidance import Side, apart, guided, mixtures
+from executor.sampling.combining import apart, asks_away
+from executor.sampling.guidance import Side, guided, mixtures
 from executor.sampling_ports import Denoiser, Estimate
 from executor.steps import Steps
 
@@ -46,8 +47,8 @@ class BasicGuider:
         estimates = mixtures(self.model, sides, canvas, sigmas)
 
         def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
-            (estimate,) = yield from estimates(x, sigma)
-            return Estimate(estimate, estimate)
+            answers = yield from estimates.at(x, sigma)
+            return (yield from estimates.combined(x, sigma, answers, 1.0, towards=0, away=None))
 
         return Denoiser(both, self.model.schedule)
 
@@ -71,7 +72,7 @@ class DualCfgGuider:
 
     def denoiser(self, canvas: Canvas, sigmas: Tensor, *, uses_unguided: bool) -> Denoiser:
         """Sides that would count for nothing are not evaluated."""
-        asks_all = uses_unguided or self.is_nested
+        asks_all = uses_unguided or self.is_nested or asks_away(self.model, 1.0)
         asks_negative = asks_all or not isclose(self.cfg_second, 1.0)
         asks_second = asks_negative or not isclose(self.cfg_first, 1.0)
         sides = (
@@ -82,13 +83,19 @@ class DualCfgGuider:
         estimates = mixtures(self.model, sides, canvas, sigmas)
 
         def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
-            first, *rest = yield from estimates(x, sigma)
-            second = rest[0] if asks_second else first
-            negative = rest[1] if asks_negative else second
+            answers = yield from estimates.at(x, sigma)
+            first = answers[0][:, : x.shape[1]]
+            second = answers[1][:, : x.shape[1]] if asks_second else first
             if self.is_nested:
-                inner = apart(first, second, self.cfg_first)
-                return Estimate(apart(inner, negative, self.cfg_second), second)
-            outer = apart(second, negative, self.cfg_second)
-            return Estimate(outer + (first - second) * self.cfg_first, negative)
+                negative = answers[2][:, : x.shape[1]]
+                scale = self.cfg_first
+                inner = yield from estimates.combined(x, sigma, answers, scale, towards=0, away=1)
+                return Estimate(apart(inner.guided, negative, self.cfg_second), second)
+            towards, away = int(asks_second), 2 if asks_negative else None
+            outer = yield from estimates.combined(
+                x, sigma, answers, self.cfg_second, towards=towards, away=away
+            )
+            guided = outer.guided + (first - second) * self.cfg_first
+            return Estimate(guided, outer.unguided if asks_negative else second)
 
         return Denoiser(both, self.model.schedule)
