@@ -174,6 +174,12 @@ class Settings(BaseModel):
         description="The model of applications that name none. By default the first.",
     )
 
+    output_filter: str | None = Field(
+        default=None,
+        description="A node class with one input of pictures and one output of them, which may "
+        "blank a picture: put in front of whatever applications' requests save.",
+    )
+
     front_end_root: Path | None = Field(
         default=None,
         description="A folder with a web frontend to serve. By default that of the package "

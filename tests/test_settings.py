@@ -38,6 +38,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_LOG_FORMAT": "json",
         "WEFT_MODELS": '{"mine": {"checkpoint": "a.safetensors", "defaults": {"steps": 4}}}',
         "WEFT_DEFAULT_MODEL": "mine",
+        "WEFT_OUTPUT_FILTER": "SafetyChecker",
     }
     assert set(environ) == {f"WEFT_{name.upper()}" for name in Settings.model_fields}
     assert Settings.from_environment(environ) == Settings(
@@ -67,6 +68,7 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         log_format="json",
         models={"mine": ModelSettings(checkpoint="a.safetensors", defaults={"steps": 4})},
         default_model="mine",
+        output_filter="SafetyChecker",
     )
 
 

@@ -25,6 +25,8 @@ from executor.api import (
     log_entries,
     metrics,
     model_files,
+    openai_images,
+    openai_models,
     openapi,
     preferences,
     prompts,
@@ -49,10 +51,12 @@ from executor.api.keys import (
     LEDGER,
     MODELS,
     NARRATOR,
+    PARTIALS,
     PLUGINS,
     SETTINGS,
 )
 from executor.api.narrator import Narrator
+from executor.api.partials import Partials
 from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
 from executor.api.renditions import Decoding
 from executor.api.security import only_own_pages
@@ -78,6 +82,8 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     log_entries.routes,
     metrics.routes,
     model_files.routes,
+    openai_images.routes,
+    openai_models.routes,
     openapi.routes,
     preferences.routes,
     prompts.routes,
@@ -108,7 +114,7 @@ def create_app(
     app[HUB], app[BELLS], app[CHECKING] = Hub(), Bells(), asyncio.Lock()
     shows_all = settings.preview_method != "none"
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
-    app[MODELS] = PublicModels(settings, folders)
+    app[MODELS], app[PARTIALS] = PublicModels(settings, folders), Partials()
     app[DECODING], app[PLUGINS] = Decoding(), plugins
     app[metrics.METRICS] = metrics.Metrics()
     app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
@@ -130,11 +136,12 @@ def create_app(
 async def _narrating(app: web.Application) -> AsyncGenerator[None]:
     """Tell clients what happens, as long as the application runs."""
     narrator, dispatcher = app[NARRATOR], app[DISPATCHER]
-    dispatcher.watchers.append(narrator.hear)
+    dispatcher.watchers += [narrator.hear, app[PARTIALS].hear]
     dispatcher.wants_previews = narrator.wants_previews
     telling = asyncio.create_task(narrator.run())
     yield
-    dispatcher.watchers.remove(narrator.hear)
+    for watcher in (narrator.hear, app[PARTIALS].hear):
+        dispatcher.watchers.remove(watcher)
     telling.cancel()
     with suppress(asyncio.CancelledError):
         await telling

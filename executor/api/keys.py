@@ -7,6 +7,7 @@ from aiohttp import web
 from executor.api.bells import Bells
 from executor.api.hub import Hub
 from executor.api.narrator import Narrator
+from executor.api.partials import Partials
 from executor.api.renditions import Decoding
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
@@ -25,6 +26,7 @@ NARRATOR: web.AppKey[Narrator] = web.AppKey("narrator", Narrator)
 PLUGINS: web.AppKey[tuple[Plugin, ...]] = web.AppKey("plugins", tuple)
 DECODING: web.AppKey[Decoding] = web.AppKey("decoding", Decoding)
 MODELS: web.AppKey[PublicModels] = web.AppKey("models", PublicModels)
+PARTIALS: web.AppKey[Partials] = web.AppKey("partials", Partials)
 CHECKING: web.AppKey[asyncio.Lock] = web.AppKey("checking", asyncio.Lock)
 """Held while a large workflow is checked: one at a time, so that small ones have their turn."""
 

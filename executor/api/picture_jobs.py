@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from executor.api.keys import (
     NARRATOR,
     SETTINGS,
 )
+from executor.api.refusal import Refusal
 from executor.api.replies import json_text
 from executor.api.submission import Submission, admitted
 from executor.errors import InputError, PathError, PictureError
@@ -37,7 +38,7 @@ from executor.ledger import Accepted, FullJob, JobRecord
 from executor.node import Node
 from executor.picture_file import opened
 from executor.public_models import PublicModel, Task
-from executor.saving import save_as
+from executor.saving import save_as, save_beside
 from executor.templates import side_by_side
 
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -109,8 +110,11 @@ def filtered(prompt: dict[str, Any], name: str | None) -> dict[str, Any]:
 
 
 async def named_model(app: web.Application, name: str | None) -> PublicModel:
-    """The model of a name. Raises InputError."""
-    return await asyncio.to_thread(app[MODELS].named, name)
+    """The model of a name, or the usual one. Raises Refusal."""
+    try:
+        return await asyncio.to_thread(app[MODELS].named, name)
+    except InputError as error:
+        raise Refusal(404, "model_not_found", f"model: {error}", param="model") from error
 
 
 async def submit(
@@ -227,6 +231,26 @@ async def keep_picture(app: web.Application, content: bytes, what: str) -> str:
     except PathError as error:
         raise PictureError(f"{what} cannot be kept: {error}") from error
     return name
+
+
+def repacked(picture: Made, most: int, format: Format, quality: int) -> Made:
+    """The picture in another format, in a file beside it."""
+    suffix = "jpg" if format == "jpeg" else format
+    path = picture.path.with_suffix(f".{suffix}")
+    if not path.is_file():
+        content = packed(picture.path, most, format, quality)
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(content)
+
+        path = save_beside(path.parent, path.name, write)
+    return replace(picture, path=path, filename=path.name)
+
+
+def picture_url(request: web.Request, picture: Made) -> str:
+    """Where a picture can be had."""
+    query = {"filename": picture.filename, "subfolder": picture.subfolder, "type": picture.type}
+    return str(request.url.with_path("/view").with_query(query))
 
 
 async def keep_mask(
