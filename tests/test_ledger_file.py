@@ -352,8 +352,10 @@ HOT = {
 }
 HOT |= {
     f"{name} of an owner": queries.narrowed(HOT[name])
-    for name in ("queue page", "queue newest", "running", "history page", "history newest")
-    + ("one state", "all states", "waiting")
+    for name in (
+        *("queue page", "queue newest", "running", "history page", "history newest"),
+        *("one state", "all states", "waiting"),
+    )
 }
 
 
