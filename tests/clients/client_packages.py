@@ -34,6 +34,17 @@ def python_packages() -> Path:
     return _kept("python", PYTHON, lambda place: [*pip, str(place), *PYTHON])
 
 
+OF_SERVICES = {"openai_images.py": "openai==3.52.0", "runpod_jobs.py": "runpod==1.12.0"}
+"""The clients of hosted services, by the programs that use them; each with all that it asks for."""
+
+
+def service_packages(program: str) -> Path:
+    """The folder to put on Python's path for one of these programs."""
+    wanted = OF_SERVICES[program]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
+    return _kept(Path(program).stem, (wanted,), lambda place: [*pip, str(place), wanted])
+
+
 def javascript_packages() -> Path:
     """The folder ``node_modules``."""
     npm = shutil.which("npm")

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from client_packages import javascript_packages, python_packages
+from client_packages import (
+    OF_SERVICES,
+    javascript_packages,
+    python_packages,
+    service_packages,
+)
 from server_process import WAIT_S, ServerProcess
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -32,7 +37,8 @@ def run_program(
         interpreter = shutil.which("node")
         assert interpreter, "node is missing: apt-get install nodejs npm"
     else:
-        environ["PYTHONPATH"] = str(python_packages())
+        is_service = name in OF_SERVICES
+        environ["PYTHONPATH"] = str(service_packages(name) if is_service else python_packages())
         interpreter = sys.executable
     ran = subprocess.run(
         [interpreter, name, server.host, "workflow.json", "results"],

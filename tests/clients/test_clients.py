@@ -23,6 +23,7 @@ from server_process import ServerProcess, text_to_image
         ("stable_canvas.mjs", 3),
         ("saintno.mjs", 3),
         ("comfy_ui_client.mjs", 1),
+        ("openai_images.py", 6),
     ],
 )
 def test_a_client_makes_pictures(
