@@ -111,6 +111,7 @@ class SavedFile:
     subfolder: str
     type: Literal["output", "temp"]
     kind: str = "images"  # under which name the node's results list it
+    is_animated: bool = False  # it has several frames, which editors show otherwise
 
 
 class Context(Protocol):
@@ -153,6 +154,14 @@ class Context(Protocol):
         """The user's models: loaded when first asked for, in memory once."""
         ...
 
+    def send(self, png: bytes) -> None:
+        """Give a picture to the client that submitted the job, now; it is not kept.
+
+        Where no client is, as in a script, it becomes a temporary file. A node that sends declares
+        ``always_runs``: what was sent for one job is not sent again from a cache.
+        """
+        ...
+
     def save(
         self,
         prefix: str,
@@ -161,6 +170,7 @@ class Context(Protocol):
         *,
         kind: str = "images",
         is_temporary: bool = False,
+        is_animated: bool = False,
         size: tuple[int, int] | None = None,
     ) -> SavedFile:
         """Keep a new file ``prefix_00001_suffix`` in the output folder: whole, or not at all.

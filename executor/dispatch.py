@@ -18,6 +18,7 @@ from executor.fabric.messages import (
     Figures,
     FreeMemory,
     FromWorker,
+    Picture,
     Preview,
     Ready,
     Rejected,
@@ -45,7 +46,7 @@ STATES: Mapping[Outcome, State] = {
 }
 
 
-Happening: TypeAlias = Event | Preview
+Happening: TypeAlias = Event | Preview | Picture
 Kept: TypeAlias = asyncio.Future[JobEvent | None]
 """The ledger's answer to an event: the event as it has it, or None if it does not count."""
 
@@ -230,7 +231,7 @@ class Dispatcher:
                 self.wake()
             case Figures():
                 seat.figures = message
-            case Preview():
+            case Preview() | Picture():
                 job = seat.running.get(message.job_id)
                 if job and job.taken.attempt == message.attempt:
                     self._tell(job, message)
@@ -256,10 +257,12 @@ class Dispatcher:
             case Executed(node_id=node_id, files=files):
                 job.executed.append(node_id)
                 if files:
-                    output: dict[str, list[dict[str, str]]] = {}
+                    output: dict[str, list[Any]] = {}
                     for file in files:
                         shown = {"filename": file.filename, "subfolder": file.subfolder}
                         output.setdefault(file.kind, []).append({**shown, "type": file.type})
+                    if any(file.is_animated for file in files):
+                        output["animated"] = [True]  # of them all, as ComfyUI says it
                     job.outputs[node_id] = output
                     left = [JobFile(f.filename, f.subfolder, f.type, node_id) for f in files]
                     data = {"node": node_id, "output": output}

@@ -7,6 +7,7 @@ does not depend on it.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -50,6 +51,8 @@ class Engine:
         self.meter = Meter()
         self.on_preview: Callable[[JobId, NodeId, DiffusionModel, Tensor], None] | None = None
         """Told what a sampling node of a job has come to, whenever it is a step further."""
+        self.on_picture: Callable[[JobId, NodeId, bytes], None] | None = None
+        """Given the PNGs that nodes send to their jobs' clients; without it they become files."""
         self._runs: dict[Key, NodeRun] = {}
         self._starting: deque[tuple[Job, NodeId]] = deque()
         self._ready: deque[tuple[NodeRun, Answer]] = deque()
@@ -130,7 +133,8 @@ class Engine:
                 self.cache.pin(key)
             self._advance(job, node_id, outputs)
             return
-        context = self.workspace.context(job.prompt, job.extra_pnginfo)
+        send = partial(self._send, key) if self.on_picture else None
+        context = self.workspace.context(job.prompt, job.extra_pnginfo, send)
         try:
             run = NodeRun(key, bind(job, node_id, self.cache), context, [(job, node_id)])
         except Exception as error:  # a value that came along a link does not fit: the node's door
@@ -189,6 +193,12 @@ class Engine:
                 self.emit(Progress(job.id, node_id, done, steps))
                 if self.on_preview and now and now.denoised is not None:
                     self.on_preview(job.id, node_id, now.model, now.denoised)
+
+    def _send(self, key: Key, png: bytes) -> None:
+        """A run gives a picture to the clients of all that wait for it."""
+        for job, node_id in self._runs[key].members:
+            if self.on_picture:
+                self.on_picture(job.id, node_id, png)
 
     def _next_batch(self) -> list[NodeRun]:
         """Take the run that has waited longest, and those that can share its forward pass."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from uuid import uuid4
 
 import networkx as nx
 from pydantic import ValidationError
@@ -309,7 +310,9 @@ def _key(node: Node, files: list[str], keys: Mapping[NodeId, Key]) -> Key:
         (name, keys[value.source], value.slot) if type(value) is Link else (name, value)
         for name, value in node.__dict__.items()
     ]
-    content = json.dumps([cls.__module__, cls.__name__, cls.version, values, files], default=repr)
+    once = uuid4().hex if cls.always_runs else ""  # a key that no other job has
+    identity = [cls.__module__, cls.__name__, cls.version, once]
+    content = json.dumps([*identity, values, files], default=repr)
     return blake2b(content.encode(), digest_size=16).hexdigest()
 
 

@@ -101,6 +101,7 @@ class Node(BaseModel):
     is_output: ClassVar[bool]
     aliases: ClassVar[tuple[str, ...]]
     version: ClassVar[int]
+    always_runs: ClassVar[bool]
 
     @classmethod
     def __init_subclass__(
@@ -111,6 +112,7 @@ class Node(BaseModel):
         aliases: tuple[str, ...] = (),
         display_name: str | None = None,
         version: int = 1,
+        always_runs: bool = False,
     ) -> None:
         """Register the class.
 
@@ -120,10 +122,12 @@ class Node(BaseModel):
             aliases: further wire names of the same node.
             version: raise it when ``run`` comes to give other results, so that old ones are not
             taken from a cache.
+            always_runs: it does what no cache can repeat, so it runs anew in each job.
         """
         super().__init_subclass__()
         cls.category, cls.is_output, cls.aliases = category, is_output, aliases
         cls.display_name, cls.version = display_name or cls.__name__, version
+        cls.always_runs = always_runs
         for name in (cls.__name__, *aliases):
             Node.registry[name] = cls
 

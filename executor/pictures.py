@@ -69,10 +69,16 @@ def read(path: Path, max_pixels: int) -> Picture:
 def write_png(
     stream: BinaryIO, pixels: Tensor, texts: Mapping[str, Any], *, compress_level: int = 4
 ) -> None:
-    """Write pixels (H, W, C), C of 1, 3 or 4, as an 8-bit PNG with ``texts`` as JSON in its chunks.
+    """Write pixels (H, W, C), C of 1, 3 or 4, as an 8-bit PNG with ``texts`` as JSON in it."""
+    levels = as_levels(pixels)
+    picture = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    picture.save(stream, "PNG", pnginfo=text_chunks(texts), compress_level=compress_level)
 
-    Values are cut off, not rounded, to 8 bits, as ComfyUI does. Texts whose name a PNG cannot hold
-    are left out.
+
+def as_levels(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels (H, W, C) as 8-bit levels: cut off, not rounded, as ComfyUI does.
+
+    Raises InputError for what is no picture.
     """
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise InputError(
@@ -83,13 +89,16 @@ def write_png(
             "the picture holds values that are no numbers: a model overflowed. "
             "Compute it in float32 or bfloat16"
         )
-    levels = (pixels.detach().float().cpu() * 255).clamp(0, 255).to(torch.uint8).numpy()
+    return (pixels.detach().float().cpu() * 255).clamp(0, 255).to(torch.uint8).numpy()
+
+
+def text_chunks(texts: Mapping[str, Any]) -> PngImagePlugin.PngInfo:
+    """Texts as JSON in a PNG's chunks; those whose name a PNG cannot hold are left out."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
         if 1 <= len(name) <= 79 and name.isascii() and name.isprintable():
             chunks.add_text(name, json.dumps(value))
-    picture = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-    picture.save(stream, "PNG", pnginfo=chunks, compress_level=compress_level)
+    return chunks
 
 
 def _frames(

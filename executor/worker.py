@@ -26,6 +26,7 @@ from executor.fabric.messages import (
     FreeMemory,
     FromWorker,
     Hello,
+    Picture,
     Ready,
     Rejected,
     RunJob,
@@ -37,6 +38,7 @@ from executor.fabric.messages import (
 from executor.graph import check
 from executor.job import Job
 from executor.models.latent_rgb import Method
+from executor.node import NodeId
 from executor.paths import Folders
 from executor.plugins import load_plugins
 from executor.ports import DiffusionModel
@@ -114,6 +116,7 @@ class Worker:
         self.engine = Engine(self.workspace, self._tell)
         self.previews = Previews(self._draw, stream.say)
         self.engine.on_preview = self.previews.show
+        self.engine.on_picture = self._send
         self.attempts: dict[JobId, int] = {}
         self.is_stopping = False
         self._told_figures = monotonic()
@@ -178,6 +181,9 @@ class Worker:
             case _:
                 pass
         self.stream.say(Told(attempt, event))
+
+    def _send(self, job_id: JobId, node_id: NodeId, png: bytes) -> None:
+        self.stream.say(Picture(job_id, self.attempts[job_id], node_id, png))
 
     def _draw(self, model: DiffusionModel, latent: "Tensor", method: Method) -> "Drawing | None":
         return self.workspace.painter.draw(model, latent, method)

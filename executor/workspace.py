@@ -93,9 +93,10 @@ class Workspace:
         self,
         prompt: Mapping[str, Any] | None = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
+        send: Callable[[bytes], None] | None = None,
     ) -> "NodeContext":
-        """The context of one node run."""
-        return NodeContext(self, prompt or {}, extra_pnginfo or {})
+        """The context of one node run; ``send`` takes what it sends to the job's client."""
+        return NodeContext(self, prompt or {}, extra_pnginfo or {}, send)
 
 
 class NodeContext:
@@ -106,8 +107,9 @@ class NodeContext:
         workspace: Workspace,
         prompt: Mapping[str, Any],
         extra_pnginfo: Mapping[str, Any],
+        send: Callable[[bytes], None] | None = None,
     ) -> None:
-        self._workspace = workspace
+        self._workspace, self._send = workspace, send
         self._prompt, self._extra_pnginfo = prompt, extra_pnginfo
         self._files: list[SavedFile] = []
 
@@ -150,6 +152,17 @@ class NodeContext:
         """The workspace's models."""
         return self._workspace.models
 
+    def send(self, png: bytes) -> None:
+        """To the job's client; into a temporary file, where there is none."""
+        if self._send is not None:
+            self._send(png)
+            return
+
+        def write(file: BinaryIO) -> None:
+            file.write(png)
+
+        self.save("ComfyUI_websocket", ".png", write, is_temporary=True)
+
     def save(
         self,
         prefix: str,
@@ -158,6 +171,7 @@ class NodeContext:
         *,
         kind: str = "images",
         is_temporary: bool = False,
+        is_animated: bool = False,
         size: tuple[int, int] | None = None,
     ) -> SavedFile:
         """Keep a new file, its placeholders filled in from the clock and the workflow."""
@@ -166,6 +180,7 @@ class NodeContext:
         name = expand(prefix, now=self._workspace.clock(), size=size, prompt=self.prompt)
         path = save_new(directory, name, suffix, write)
         subfolder = path.parent.relative_to(directory).as_posix()
-        saved = SavedFile(path.name, "" if subfolder == "." else subfolder, place, kind)
+        subfolder = "" if subfolder == "." else subfolder
+        saved = SavedFile(path.name, subfolder, place, kind, is_animated)
         self._files.append(saved)
         return saved

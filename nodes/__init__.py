@@ -97,8 +97,8 @@ from nodes.latent_mixing import (
     LatentSubtract,
 )
 from nodes.loaders import (
-    CheckpointLoader,
     CLIPLoader,
+    CheckpointLoader,
     DiffusersLoader,
     DualCLIPLoader,
     UNETLoader,
@@ -122,8 +122,12 @@ from nodes.model_sampling import (
     ModelSamplingDiscrete,
 )
 from nodes.output import (
+    MaskPreview,
     PreviewImage,
+    SaveAnimatedPNG,
+    SaveAnimatedWEBP,
     SaveImage,
+    SaveImageWebsocket,
 )
 from nodes.patches import (
     LoraLoader,
@@ -279,6 +283,7 @@ __all__ = [
     "LoraLoaderModelOnly",
     "Mask",
     "MaskComposite",
+    "MaskPreview",
     "MaskToImage",
     "ModelSamplingContinuousEDM",
     "ModelSamplingDiscrete",
@@ -308,7 +313,10 @@ __all__ = [
     "SamplerLMS",
     "SamplerSASolver",
     "SamplingPercentToSigma",
+    "SaveAnimatedPNG",
+    "SaveAnimatedWEBP",
     "SaveImage",
+    "SaveImageWebsocket",
     "SaveLatent",
     "SetFirstSigma",
     "SetLatentNoiseMask",

@@ -11,7 +11,14 @@ from servers import heard, serving, sink
 
 from executor.api.hub import Hub, Socket
 from executor.api.keys import HUB
-from executor.api.outbox import CROWDED_MESSAGES, MAX_BYTES, Message, Outbox, Rank
+from executor.api.outbox import (
+    CROWDED_MESSAGES,
+    MAX_BYTES,
+    MAX_RESULT_BYTES,
+    Message,
+    Outbox,
+    Rank,
+)
 
 pytestmark = pytest.mark.timeout(60)  # the first test of a process loads torch
 
@@ -89,6 +96,36 @@ async def test_a_client_that_is_too_slow_for_durable_messages_is_dropped_once():
         socket.post(Message("x" * 1_000_000))
     assert socket.outbox.is_overrun
     assert set(dropped) == {"me"}
+    assert len(socket.outbox) == 0
+
+
+@on_a_loop
+async def test_results_are_no_reason_to_leave_anything_else_out():
+    outbox = Outbox()
+    for number in range(20):
+        outbox.put(Message(bytes(1_000_000), is_result=True))
+        outbox.put(Message(bytes(100), Rank.PREVIEW, ("preview", number)))
+    assert [len(m.payload) for m in await drained(outbox)] == [1_000_000, 100] * 20
+    assert not outbox.is_overrun
+
+
+@on_a_loop
+async def test_results_stay_where_a_client_that_is_behind_loses_previews():
+    outbox = Outbox()
+    outbox.put(Message(b"result", is_result=True))
+    outbox.put(Message(bytes(3 * 2**20), Rank.PREVIEW, "p"))
+    outbox.put(Message(b"result", is_result=True))
+    assert payloads(await drained(outbox)) == [b"result", b"result"]
+
+
+@on_a_loop
+async def test_a_client_that_takes_no_results_is_dropped_at_last():
+    dropped = []
+    socket = Socket("me", lambda: dropped.append("me"), leave=asyncio.Event().wait)
+    picture = bytes(16 * 2**20)  # the same memory each time
+    for _ in range(MAX_RESULT_BYTES // len(picture)):
+        socket.post(Message(picture, is_result=True))
+    assert dropped == ["me"]
     assert len(socket.outbox) == 0
 
 

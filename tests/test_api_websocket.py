@@ -3,10 +3,13 @@
 import asyncio
 import json
 import struct
+from io import BytesIO
+from typing import Any
 
 import pytest
 from aiohttp import WSMsgType
 from ledgers import on_a_loop
+from PIL import Image
 from servers import (
     Served,
     failing,
@@ -22,8 +25,12 @@ from servers import (
 from executor.api.keys import HUB
 from executor.api.outbox import Message
 from executor.fabric.messages import Preview
+from executor.node import Node
+from nodes.output import SaveImageWebsocket
 
 pytestmark = pytest.mark.timeout(60)  # the first test of a process loads torch
+
+assert SaveImageWebsocket in Node.registry.values(), "importing it registers it"
 
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
@@ -335,6 +342,96 @@ async def test_the_worker_makes_previews_only_if_somebody_wants_them(tmp_path):
             open_gate(name)
             await server.over(job_id)
         assert [name for name, wanted in found.items() if wanted] == ["mine", "asked"]
+
+
+# Results
+
+
+def websocket(count: int = 2) -> dict[str, Any]:
+    """Two pictures of red, of 6 × 4 pixels, sent and not kept, beside another output."""
+    empty = {"width": 6, "height": 4, "batch_size": count, "color": 0xFF0000}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": empty},
+        "ws": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "ToySink", "inputs": {"value": 1}},
+    }
+
+
+def sent_by(told: list[Any], node_id: str) -> list[bytes]:
+    """The frames that came while a client took this node for the one that runs."""
+    frames: list[bytes] = []
+    current = None
+    for message in told:
+        if isinstance(message, bytes):
+            assert current == node_id
+            frames.append(message)
+        elif message["type"] == "executing":
+            current = message["data"]["node"]
+    return frames
+
+
+def red(png: bytes) -> bool:
+    with Image.open(BytesIO(png)) as picture:
+        colours = picture.getcolors()
+        return (picture.format, picture.size, colours) == ("PNG", (6, 4), [(24, (255, 0, 0))])
+
+
+@on_a_loop
+async def test_pictures_are_sent_to_the_client_of_the_job_and_to_nobody_else(tmp_path):
+    async with (
+        serving(tmp_path) as server,
+        server.connect("me") as ws,
+        server.connect("you") as other,
+    ):
+        extra = {"preview_method": "none"}  # which results are not
+        for _ in range(2):  # the second time all else is known already
+            job_id = await server.submit(websocket(), client_id="me", extra_data=extra)
+            told = await all_of(ws, job_id)
+            frames = sent_by(told, "ws")
+            assert [frame[:8] for frame in frames] == [b"\0\0\0\1\0\0\0\2"] * 2
+            assert all(red(frame[8:]) for frame in frames)
+            assert not any("temp" in str(message) for message in told)
+        server.app[HUB].post("you", Message("that was all"))
+        while (text := await other.receive()).data != "that was all":
+            assert text.type is WSMsgType.TEXT
+
+
+@on_a_loop
+async def test_a_client_that_knows_metadata_is_told_whose_picture_it_is(tmp_path):
+    async with serving(tmp_path) as server, server.connect("me") as ws:
+        await ws.send_str(json.dumps(FLAGS))
+        await heard_until(ws, "feature_flags")
+        job_id = await server.submit(websocket(1), client_id="me")
+        (frame,) = sent_by(await all_of(ws, job_id), "ws")
+        kind, length = struct.unpack(">II", frame[:8])
+        metadata = json.loads(frame[8 : 8 + length])
+        assert (kind, metadata["image_type"]) == (4, "image/png")
+        assert (metadata["node_id"], metadata["prompt_id"]) == ("ws", job_id)
+        assert red(frame[8 + length :])
+
+
+@on_a_loop
+async def test_a_picture_for_nobody_is_logged_and_harms_nothing(tmp_path, caplog):
+    async with serving(tmp_path) as server:
+        job_id = await server.submit(websocket(1), client_id="gone")
+        await server.over(job_id)
+        assert (await server.get(f"/history/{job_id}"))[job_id]["status"]["completed"]
+    assert "nobody is there for the picture that node ws sends; SaveImage keeps" in caplog.text
+
+
+@on_a_loop
+async def test_moving_pictures_are_told_to_be_such(tmp_path):
+    async with serving(tmp_path) as server, server.connect("me") as ws:
+        prompt = websocket()
+        prompt["ws"] = {"class_type": "SaveAnimatedWEBP", "inputs": {"images": ["1", 0]}}
+        job_id = await server.submit(prompt, client_id="me")
+        told = await all_of(ws, job_id)
+        outputs = {m["data"]["node"]: m["data"]["output"] for m in told if m["type"] == "executed"}
+        saved = {"filename": "ComfyUI_00001_.webp", "subfolder": "", "type": "output"}
+        assert outputs["ws"] == {"images": [saved], "animated": [True]}
+        assert "animated" not in outputs["3"]
+        (listed,) = (await server.get("/jobs"))["jobs"]
+        assert listed["outputs_count"] == 2  # files
 
 
 # Bad input

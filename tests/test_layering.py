@@ -14,6 +14,7 @@ HEAVY = {"torch", "diffusers", "transformers", "safetensors", "numpy", "scipy", 
 """Takes seconds to import, or hundreds of megabytes: only what computes with it imports it."""
 
 COMPUTES = (
+    "executor/animation.py",
     "executor/models/",
     "executor/sampling/",
     "executor/blending.py",

@@ -13,7 +13,7 @@ from executor.api.replies import json_text
 from executor.ledger import EventKind, JobEvent, State
 
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
-_JPEG = 1
+_JPEG, _PNG = 1, 2
 
 
 def message_text(type: str, data: Mapping[str, Any], seq: int | None = None) -> str:
@@ -112,8 +112,13 @@ def preview_frame(jpeg: bytes) -> bytes:
     return struct.pack(">II", _PREVIEW, _JPEG) + jpeg
 
 
-def preview_frame_with_metadata(prompt_id: str, node_id: str, jpeg: bytes) -> bytes:
-    """A preview for clients that said they understand where it belongs."""
+def picture_frame(png: bytes) -> bytes:
+    """A result for the client that waits for it."""
+    return struct.pack(">II", _PREVIEW, _PNG) + png
+
+
+def frame_with_metadata(prompt_id: str, node_id: str, picture: bytes, mime_type: str) -> bytes:
+    """A preview, or a result, for clients that said they understand where it belongs."""
     metadata = json_text(
         {
             "node_id": node_id,
@@ -121,7 +126,7 @@ def preview_frame_with_metadata(prompt_id: str, node_id: str, jpeg: bytes) -> by
             "display_node_id": node_id,
             "parent_node_id": None,
             "real_node_id": node_id,
-            "image_type": "image/jpeg",
+            "image_type": mime_type,
         }
     ).encode()
-    return struct.pack(">II", _PREVIEW_WITH_METADATA, len(metadata)) + metadata + jpeg
+    return struct.pack(">II", _PREVIEW_WITH_METADATA, len(metadata)) + metadata + picture

@@ -7,6 +7,7 @@ has the job before any of them.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from time import monotonic
@@ -18,11 +19,14 @@ from executor.api.outbox import Message, Rank
 from executor.api.progression import Progression
 from executor.dispatch import Dispatcher, Happening
 from executor.events import Cached, Ended, Executed, Executing, Failed, JobId, Progress, Started
-from executor.fabric.messages import Preview
+from executor.fabric.messages import Picture, Preview
 from executor.ledger import EventKind, JobEvent, Ledger
+from executor.logs import about
 from executor.node import NodeId
 from executor.previews import method_of
 from executor.seats import Running
+
+log = logging.getLogger(__name__)
 
 STATUS_EVERY_S, STATUS_PER_SOCKET_S = 0.05, 0.001
 """To all, at most: twenty a second, or a thousand messages. Each change at once would be a message
@@ -136,7 +140,7 @@ class Narrator:
         progression = self._progression(job)
         match happening:
             case Executing(node_id=node_id):
-                progression.last = node_id
+                progression.last, progression.sending = node_id, None
                 progression.running[node_id] = (0, 1)
                 if sockets:
                     self._executing(sockets, job.id, node_id)
@@ -155,6 +159,9 @@ class Narrator:
                 progression.ended[node_id] = "error"
             case Preview():
                 self._preview(sockets, job, happening)
+                return
+            case Picture():
+                self._picture(sockets, progression, happening)
                 return
             case Ended():
                 self._tell_progression(progression)
@@ -201,12 +208,36 @@ class Narrator:
         key = ("preview", job.id, preview.node_id)
         for socket in sockets:
             if socket.takes_preview_metadata:
-                frame = messages.preview_frame_with_metadata(job.id, preview.node_id, preview.jpeg)
+                frame = messages.frame_with_metadata(
+                    job.id, preview.node_id, preview.jpeg, "image/jpeg"
+                )
             elif self._shows_plainly(job):
                 frame = messages.preview_frame(preview.jpeg)
             else:
                 continue
             socket.post(Message(frame, Rank.PREVIEW, key))
+
+    def _picture(
+        self, sockets: Collection[Socket], progression: Progression, picture: Picture
+    ) -> None:
+        """A result that is kept nowhere else.
+
+        Clients take it for that of the last node that they were told runs. Others may run beside
+        it, and their telling may be put off: so it is said again, where it must not get lost.
+        """
+        job_id, node_id = picture.job_id, picture.node_id
+        if not sockets:
+            words = "nobody is there for the picture that node %s sends; SaveImage keeps pictures"
+            log.warning(words, node_id, extra=about(job=job_id))
+        if progression.sending != node_id:
+            progression.sending = node_id
+            self._post(sockets, Message(messages.executing(job_id, node_id)))
+        for socket in sockets:
+            if socket.takes_preview_metadata:
+                frame = messages.frame_with_metadata(job_id, node_id, picture.png, "image/png")
+            else:
+                frame = messages.picture_frame(picture.png)
+            socket.post(Message(frame, is_result=True))
 
     def _durable(
         self, sockets: Collection[Socket], kept: JobEvent, progression: Progression

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
+from typing import Literal
 
 CROWDED_MESSAGES = 256
 """From here on a client is behind: a second of a busy job. A graph of thousands of trivial nodes
@@ -20,6 +21,9 @@ CROWDED_BYTES = 2 * 2**20
 
 MAX_BYTES = 8 * 2**20
 """Durable messages are some hundred bytes each: tens of thousands of them."""
+
+MAX_RESULT_BYTES = 256 * 2**20
+"""Pictures that a client waits for: a hundred large ones."""
 
 BATCH_BYTES = 64 * 2**10
 """What is taken together; it is out of reach of newer messages then."""
@@ -47,6 +51,8 @@ class Message:
     """The key when the client is behind, if it is another one."""
     seq: int | None = None
     """The number of the durable event that it tells of."""
+    is_result: bool = False
+    """It is what the client wants of its job: large, and no reason to leave anything else out."""
 
     @property
     def size_bytes(self) -> int:
@@ -60,7 +66,7 @@ class Outbox:
         self.is_overrun = False
         """The client was too slow, and nothing more is kept for it."""
         self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._result_bytes = 0
         self._is_crowded = False
         self._is_held = False
         self._numbers = count()
@@ -78,7 +84,7 @@ class Outbox:
             len(self._waiting) > CROWDED_MESSAGES or self._bytes > CROWDED_BYTES
         ):
             self._thin_out()
-        if self._bytes > MAX_BYTES:
+        if self._bytes > MAX_BYTES or self._result_bytes > MAX_RESULT_BYTES:
             self.is_overrun = True
             self._waiting.clear()
         if not self._is_held:
@@ -93,7 +99,7 @@ class Outbox:
         """Give out what was collected, without events up to number ``after``."""
         told = [k for k, m in self._waiting.items() if m.seq is not None and m.seq <= after]
         for key in told:
-            self._bytes -= self._waiting.pop(key).size_bytes
+            self._count(self._waiting.pop(key), -1)
         self._is_held = False
         self._news.set()
 
@@ -108,7 +114,7 @@ class Outbox:
             _, message = self._waiting.popitem(last=False)
             taken.append(message)
             taken_bytes += message.size_bytes
-        self._bytes -= taken_bytes
+            self._count(message, -1)
         if not self._waiting:
             self._is_crowded = False
         return taken
@@ -119,16 +125,23 @@ class Outbox:
             key = next(self._numbers)
         older = self._waiting.pop(key, None)
         if older is not None:
-            self._bytes -= older.size_bytes
+            self._count(older, -1)
         self._waiting[key] = message
-        self._bytes += message.size_bytes
+        self._count(message, 1)
+
+    def _count(self, message: Message, sign: Literal[1, -1]) -> None:
+        """Note that a message has come, or is gone."""
+        if message.is_result:
+            self._result_bytes += sign * message.size_bytes
+        else:
+            self._bytes += sign * message.size_bytes
 
     def _thin_out(self) -> None:
         """The client has fallen behind: keep what it cannot do without."""
         self._is_crowded = True
         messages = list(self._waiting.values())
         self._waiting.clear()
-        self._bytes = 0
+        self._bytes = self._result_bytes = 0
         for message in messages:
             if message.rank is not Rank.PREVIEW:
                 self._add(message)

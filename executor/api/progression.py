@@ -21,6 +21,7 @@ class Progression:
         self.running: dict[NodeId, tuple[int, int]] = {}
         self.ended: dict[NodeId, str] = {}  # since it was last told
         self.last: NodeId | None = None
+        self.sending: NodeId | None = None  # whose pictures the client takes the next ones for
         self.timer: asyncio.TimerHandle | None = None
 
     def interrupted(self) -> dict[str, Any]:

@@ -99,6 +99,16 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A result, as a PNG, for the client that waits for it; it is kept nowhere else."""
+
+    job_id: JobId
+    attempt: int
+    node_id: NodeId
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The worker cannot run this job at all: the workflow that was fine is not any more."""
 
@@ -118,7 +128,7 @@ class Figures:
     meter: Meter
 
 
-FromWorker: TypeAlias = Ready | Told | Preview | Rejected | Figures
+FromWorker: TypeAlias = Ready | Told | Preview | Picture | Rejected | Figures
 
 
 class _Unpickler(pickle.Unpickler):
