@@ -16,6 +16,7 @@ from executor.errors import WeftError
 from executor.events import Ended, Failed
 from executor.graph import check
 from executor.job import Job
+from executor.models.unet import UNet
 from executor.node import Node
 from executor.session import Session
 from executor.settings import Settings
@@ -109,6 +110,7 @@ def test_inputs_and_outputs_are_comfyuis() -> None:
 def test_a_lora_changes_model_and_text_encoder(ctx: NodeContext) -> None:
     checkpoint = CheckpointLoader(ckpt_name="tiny.safetensors").run(ctx)
     given: Prompt = {"model": checkpoint.MODEL, "clip": checkpoint.CLIP, **lora("style")}
+    assert isinstance(checkpoint.MODEL, UNet)
     with left_alone([*checkpoint.MODEL.network.parameters()]):
         made = LoraLoader(**given).run(ctx)
         alone = LoraLoaderModelOnly(

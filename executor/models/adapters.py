@@ -256,7 +256,8 @@ def _check_ranks(left: Sequence[int], right: Sequence[int], core: Tensor | None)
 
 
 def _like(factor: Tensor, weight: Tensor) -> Tensor:
-    return factor.to(weight.device, torch.float32)
+    # In one step it would be cast before it travels, and take twice as long.
+    return factor.to(weight.device).to(torch.float32)
 
 
 def _matrix(factor: Tensor, weight: Tensor) -> Tensor:

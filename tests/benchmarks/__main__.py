@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from . import graphs, ledger, models, pictures, server
+from . import graphs, ledger, loras, models, pictures, server
 
 BENCHMARKS: Mapping[str, Callable[[], None]] = {
     "graphs": graphs.main,
     "ledger": ledger.main,
     "server": server.main,
     "loading": models.loading,
+    "loras": loras.main,
     "unet": models.unet,
     "pictures": pictures.main,
 }
