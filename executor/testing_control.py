@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from diffusers.models.adapter import T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -81,6 +82,26 @@ def write_tiny_controlnet(
     tensors = {keys[name]: tensor for name, tensor in weights.items()} | dict(extra or {})
     _write(path, tensors, dtype, control_config(of) if names == "folder" else None)
     return weights
+
+
+def write_tiny_union(path: Path, *, of: str = "sdxl", kinds: int = 6, seed: int = 0) -> Weights:
+    """Write a union ControlNet's file; returns its tensors by diffusers' names."""
+    weights = random_weights(ControlNetUnionModel, union_config(of, kinds), seed)
+    keys = {name: name.replace("class_embedding.", "add_embedding.") for name in weights}
+    _write(path, {keys[name]: tensor for name, tensor in weights.items()}, torch.float32, None)
+    return weights
+
+
+def union_config(of: str = "sdxl", kinds: int = 6) -> dict[str, Any]:
+    """A tiny union ControlNet for a family."""
+    config = control_config(of)
+    width = config["block_out_channels"][0]
+    return config | {
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_proj_channel": width,
+        "addition_time_embed_dim": 256,
+    }
 
 
 def write_tiny_adapter(

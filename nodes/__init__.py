@@ -39,6 +39,7 @@ from nodes.control import (
     ControlNetApplyAdvanced,
     ControlNetLoader,
     DiffControlNetLoader,
+    SetUnionControlNetType,
 )
 from nodes.custom_sampling import (
     AddNoise,
@@ -97,8 +98,8 @@ from nodes.latent_mixing import (
     LatentSubtract,
 )
 from nodes.loaders import (
-    CLIPLoader,
     CheckpointLoader,
+    CLIPLoader,
     DiffusersLoader,
     DualCLIPLoader,
     UNETLoader,
@@ -320,6 +321,7 @@ __all__ = [
     "SaveLatent",
     "SetFirstSigma",
     "SetLatentNoiseMask",
+    "SetUnionControlNetType",
     "SolidMask",
     "SplitImageWithAlpha",
     "SplitSigmas",

@@ -1,7 +1,7 @@
 """Nodes that steer prompts by pictures: ControlNets and T2I-Adapters."""
 
 from dataclasses import replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -21,6 +21,17 @@ from executor import (
 Strength = Annotated[float, Field(ge=0, le=10), Widget({"step": 0.01})]
 Fraction = Annotated[float, Field(ge=0, le=1), Widget({"step": 0.001})]
 ControlName = Annotated[str, FileChoice("controlnet")]
+UnionKind = Literal[
+    "auto",
+    "openpose",
+    "depth",
+    "hed/pidi/scribble/ted",
+    "canny/lineart/anime_lineart/mlsd",
+    "normal",
+    "segment",
+    "tile",
+    "repaint",
+]
 
 
 class Steered(NamedTuple):
@@ -47,6 +58,18 @@ class DiffControlNetLoader(Node, category="loaders", display_name="Load ControlN
 
     def run(self, ctx: Context) -> ControlNet:
         return ctx.models.controlnet(self.control_net_name, self.model)
+
+
+class SetUnionControlNetType(Node, category="conditioning/controlnet"):
+    """Say what kind of picture a union ControlNet will be given; others are as they were."""
+
+    control_net: ControlNet
+    type: UnionKind = "auto"
+
+    def run(self, ctx: Context) -> ControlNet:
+        from executor.models.union_control import of_kind
+
+        return of_kind(self.control_net, self.type)
 
 
 class ControlNetApply(

@@ -1,6 +1,6 @@
 """The nodes that steer: inputs as on the wire, whole runs from files, and what is refused."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from executor.testing_control import (
     write_tiny_control_lora,
     write_tiny_controlnet,
     write_tiny_gligen,
+    write_tiny_union,
 )
 from executor.workspace import Workspace
 from nodes import (
@@ -28,7 +29,9 @@ from nodes import (
     GLIGENLoader,
     GLIGENTextBoxApply,
     KSampler,
+    SetUnionControlNetType,
 )
+from nodes.control import UnionKind
 
 pytestmark = pytest.mark.timeout(60)  # the first of them imports transformers
 
@@ -45,6 +48,7 @@ def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
     extra = {"difference": torch.zeros(1)}
     write_tiny_controlnet(models / "controlnet/difference.safetensors", extra=extra)
     write_tiny_control_lora(models / "controlnet/lora.safetensors")
+    write_tiny_union(models / "controlnet/union.safetensors")
     write_tiny_adapter(models / "t2i_adapter/depth.safetensors")
     write_tiny_gligen(models / "gligen/boxes.safetensors")
     return Workspace(Settings(base_directory=base, device="cpu")).context()
@@ -172,6 +176,16 @@ def test_a_difference_is_loaded_with_a_model(ctx: Context) -> None:
     assert plain is ControlNetLoader(control_net_name="canny.safetensors").run(ctx)
 
 
+def test_a_union_controlnet_is_told_what_kind_of_picture_it_gets(ctx: Context) -> None:
+    from executor.models.union_control import KINDS
+
+    assert get_args(UnionKind) == ("auto", *KINDS)
+    net = ControlNetLoader(control_net_name="union.safetensors").run(ctx)
+    told = SetUnionControlNetType(control_net=net, type="depth").run(ctx)
+    assert told.key != net.key
+    assert SetUnionControlNetType(control_net=told, type="auto").run(ctx).key == net.key
+
+
 def test_phrases_are_put_at_their_places(ctx: Context) -> None:
     clip = CheckpointLoader(ckpt_name="tiny.safetensors").run(ctx).CLIP
     prompts = clip.encode("a bottle beside a sun"), clip.encode("")
@@ -206,5 +220,5 @@ def test_folders_of_controls_are_listed_with_the_files(ctx: Context) -> None:
     base = ctx.find("checkpoints", "tiny.safetensors").parents[2]
     assert Folders(Settings(base_directory=base)).names("controlnet") == [
         *("canny.safetensors", "depth.safetensors", "difference.safetensors"),
-        *("folder", "lora.safetensors"),
+        *("folder", "lora.safetensors", "union.safetensors"),
     ]

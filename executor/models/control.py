@@ -116,12 +116,7 @@ def load_controlnet(
     Raises ModelFileError for a file that cannot be loaded, InputError for a ``base`` that does not
     fit.
     """
-    part = Part("ControlNet", file.header, file.keys)
-    network = part.build(lambda: ControlNetModel(**control_config(file.shapes, file.hints)))
-    dtype = devices.unet_dtype(part.stored_dtype(network))
-    part.fill(network, devices, dtype)
-    key: Hashable = ("controlnet", file.identity, dtype, file.is_pooled)
-    made = ControlNet(network, name=file.path.name, key=key, is_pooled=file.is_pooled)
+    made = load_network(file, devices)
     if file.kind is not ControlKind.DIFFERENCE:
         return made
     if not isinstance(base, UNet):
@@ -130,9 +125,19 @@ def load_controlnet(
             "DiffControlNetLoader, which adds the model's weights to it"
         )
     made.fitted(base)
-    _add(network, base.network.state_dict())
-    made.key = (key, base.weights_key)
+    _add(made.network, base.network.state_dict())
+    made.key = (made.key, base.weights_key)
     return made
+
+
+def load_network(file: ControlFile, devices: Devices) -> ControlNet:
+    """The ControlNet among a file's tensors, as it is there. Raises ModelFileError."""
+    part = Part("ControlNet", file.header, file.keys)
+    network = part.build(lambda: ControlNetModel(**control_config(file.shapes, file.hints)))
+    dtype = devices.unet_dtype(part.stored_dtype(network))
+    part.fill(network, devices, dtype)
+    key: Hashable = ("controlnet", file.identity, dtype, file.is_pooled)
+    return ControlNet(network, name=file.path.name, key=key, is_pooled=file.is_pooled)
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("controlnet_blocks.0.weight", "a ControlNet for Stable Diffusion 3 or Flux"),
     ("controlnet_x_embedder.weight", "a ControlNet for Flux"),
     ("backbone.0.0.weight", "a ControlNet for Stable Cascade"),
-    ("task_embedding", "a union ControlNet, for several kinds of picture"),
 )
 
 
@@ -31,6 +30,7 @@ class ControlKind(StrEnum):
 
     CONTROLNET = "a ControlNet"
     DIFFERENCE = "the difference between a ControlNet and a U-Net"
+    UNION = "a union ControlNet"
     LORA = "a control-LoRA"
     ADAPTER = "a T2I-Adapter"
 
@@ -119,6 +119,8 @@ def _kind(header: Header) -> ControlKind:
         return ControlKind.LORA
     if names & set(control_layout.ADAPTER_SIGNS):
         return ControlKind.ADAPTER
+    if "task_embedding" in names:
+        return ControlKind.UNION
     return ControlKind.DIFFERENCE if "difference" in names else ControlKind.CONTROLNET
 
 

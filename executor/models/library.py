@@ -29,6 +29,7 @@ from executor.models.t2i_adapter import load_adapter
 from executor.models.text import ClipText, FindEmbedding, no_embeddings
 from executor.models.text_file import arranged, place_alone
 from executor.models.unet import UNet
+from executor.models.union_control import load_union
 from executor.models.upscale import Upscaler, load_upscaler
 from executor.models.vae import Autoencoder
 from executor.ports import ControlNetwork, DiffusionModel
@@ -127,6 +128,8 @@ class Library:
                 return self._once(
                     file.identity, "control-lora", lambda: load_control_lora(file, self.devices)
                 )
+            if file.kind is ControlKind.UNION:
+                return self._once(file.identity, "union", lambda: load_union(file, self.devices))
             is_whole = file.kind is ControlKind.CONTROLNET
             of_base = None if is_whole or not isinstance(base, UNet) else base.weights_key
             return self._once(
