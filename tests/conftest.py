@@ -1,6 +1,7 @@
 """What many tests stand on."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,22 @@ if TYPE_CHECKING:
 
 # Before torch is loaded: its threads otherwise spin when idle, which slows a busy machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family, by the family's name; written when first asked for."""
+    directory = tmp_path_factory.mktemp("tiny")
+
+    def path_of(family: str) -> Path:
+        from executor.testing import write_tiny_checkpoint  # loads torch, which few tests need
+
+        path = directory / f"{family}.safetensors"
+        if not path.is_file():
+            write_tiny_checkpoint(path, of=family)
+        return path
+
+    return path_of
 
 
 @pytest.fixture
