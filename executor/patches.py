@@ -81,15 +81,18 @@ Ask: TypeAlias = Callable[[Literal["towards", "away"], Tensor, NetworkPatch | No
 """One more estimate: of a side, for another x (B, C, h, w), by the model with one patch more."""
 
 
+Stage: TypeAlias = Literal["before", "instead", "after"]
+"""Whether a patch of guidance changes the estimates, combines them in place of classifier-free
+guidance (of several, the last does), or changes what comes out."""
+
+
 class GuidancePatch(ABC):
     """Acts on how the estimates for both sides become one, and may ask the model for more of them.
 
     What the model is asked without it shares batches as before.
     """
 
-    stage: ClassVar[Literal["before", "instead", "after"]]
-    """Whether it changes the estimates, combines them in place of classifier-free guidance (of
-    several, the last does), or changes what comes out."""
+    stage: ClassVar[Stage]
     needs_away: ClassVar[bool] = False
     """Whether the negative side is evaluated for it where guidance alone would not ask."""
 
@@ -99,8 +102,8 @@ class GuidancePatch(ABC):
         return None
 
     @abstractmethod
-    def applied(self, moment: Moment) -> Steps[Moment]:
-        """The moment after it."""
+    def applied(self, moment: Moment) -> Moment | Steps[Moment]:
+        """The moment after it; a generator if it asks for anything."""
 
 
 class MaskPatch(ABC):

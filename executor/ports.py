@@ -152,6 +152,7 @@ class Canvas:
 
     clean: Tensor  # (B, C, h, w), without noise, in the model's scaled latent space
     mask: Tensor | None = None  # (B, 1, h, w): where sampling may change it
+    seed: int = 0  # of the noise, from which other noise follows (unCLIP's)
 
 
 Prediction: TypeAlias = Literal["epsilon", "v", "x0", "lcm", "edm"]

@@ -5,7 +5,7 @@ order is ComfyUI's: what changes the estimates, what combines them, what changes
 kind in the order in which the model was given it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from math import isclose
 
@@ -49,13 +49,18 @@ def combined(patches: Sequence[GuidancePatch], moment: Moment) -> Steps[Moment]:
     """The moment with its guided estimate."""
     for patch in patches:
         if patch.stage == "before":
-            moment = yield from patch.applied(moment)
+            moment = yield from _applied(patch, moment)
     combining = [patch for patch in patches if patch.stage == "instead"][-1:]
     if combining:
-        moment = yield from combining[0].applied(moment)
+        moment = yield from _applied(combining[0], moment)
     elif moment.has_away:
         moment = replace(moment, denoised=apart(moment.towards, moment.away, moment.cfg))
     for patch in patches:
         if patch.stage == "after":
-            moment = yield from patch.applied(moment)
+            moment = yield from _applied(patch, moment)
     return moment
+
+
+def _applied(patch: GuidancePatch, moment: Moment) -> Steps[Moment]:
+    after = patch.applied(moment)
+    return (yield from after) if isinstance(after, Generator) else after

@@ -6,6 +6,7 @@ ComfyUI's rules where they decide what comes out. ``sample`` takes names and num
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from executor.errors import InputError
+from executor.patches import MaskPatch
 from executor.ports import Canvas, Conditioning, DiffusionModel, Latent, NoiseSchedule
 from executor.sampling import noise as noises
 from executor.sampling.guidance import repeated, resized
@@ -100,12 +102,12 @@ def sample_along(
         if latent.noise_mask is not None:
             free = repeated(resized(latent.noise_mask, *clean.shape[-2:]), len(clean))[:, None]
             free = free.to(clean)  # (B, 1, h, w)
-        canvas = Canvas(clean, free)
+        canvas = Canvas(clean, free, noise.seed)
         denoiser = guider.denoiser(canvas, sigmas, uses_unguided=sampler.uses_unguided)
         if free is not None:
             own = sampler.has_own_mask_noise
             kept = noises.initial(clean.shape, noise.seed + 1).to(clean) if own else first
-            denoiser = masked(denoiser, free, clean, kept)
+            denoiser = masked(denoiser, _free_at(model, free, sigmas), clean, kept)
         added = noises.for_sampler(
             sampler.noise, clean, sigmas, noise.seed, ancestral_seed_offset=ancestral_seed_offset
         )
@@ -154,15 +156,28 @@ def first_scale(schedule: NoiseSchedule, sigma: Tensor) -> Tensor:
     return torch.sqrt(1 + sigma**2) if is_all_noise else sigma
 
 
-def masked(model: Denoiser, free: Tensor, clean: Tensor, noise: Tensor) -> Denoiser:
-    """A denoiser that changes a latent where ``free`` is 1 and sees the given one elsewhere.
+def _free_at(model: DiffusionModel, free: Tensor, sigmas: Tensor) -> Callable[[Tensor], Tensor]:
+    """The mask (B, 1, h, w) at a sigma: the same at all, unless the model has a patch for it."""
+    patches = [patch for patch in model.patches if isinstance(patch, MaskPatch)]
+
+    def at(sigma: Tensor) -> Tensor:
+        return patches[-1].applied(free, sigma, sigmas, model.schedule) if patches else free
+
+    return at
+
+
+def masked(
+    model: Denoiser, free_at: Callable[[Tensor], Tensor], clean: Tensor, noise: Tensor
+) -> Denoiser:
+    """A denoiser that changes a latent where it is free, 1, and sees the given one elsewhere.
 
     The blend before and after each evaluation that Lugmayr et al. (2022, RePaint, eq. 8) describe,
-    soft masks included. ``free`` is (B, 1, h, w), of the latent's size.
+    soft masks included. ``free_at`` a sigma is (B, 1, h, w), of the latent's size.
     """
-    kept = 1 - free
 
     def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
+        free = free_at(sigma)
+        kept = 1 - free
         x = x * free + (noise * sigma + clean) * kept
         estimate = yield from model.both(x, sigma)
         # What CFG++ takes the noise from is not blended, as in ComfyUI.
