@@ -116,6 +116,10 @@ from nodes.loaders import (
     UNETLoader,
     VAELoader,
 )
+from nodes.lora import (
+    LoraLoader,
+    LoraLoaderModelOnly,
+)
 from nodes.mask import (
     CropMask,
     FeatherMask,
@@ -147,10 +151,6 @@ from nodes.output import (
     SaveAnimatedWEBP,
     SaveImage,
     SaveImageWebsocket,
-)
-from nodes.patches import (
-    LoraLoader,
-    LoraLoaderModelOnly,
 )
 from nodes.primitive import (
     PrimitiveBoolean,

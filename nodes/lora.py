@@ -1,4 +1,4 @@
-"""Nodes that change a model: LoRAs."""
+"""Nodes that put LoRAs on models."""
 
 from typing import Annotated, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The nodes that change a model, alone and in workflows as templates have them."""
+"""The nodes that put LoRAs on models, alone and in workflows as templates have them."""
 
 from collections.abc import Mapping
 from pathlib import Path
