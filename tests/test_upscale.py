@@ -10,7 +10,6 @@ import pytest
 import torch
 from laws import left_alone, noise
 from safetensors.torch import save_file
-from tiny_upscaler import RRDB, Layout, tiny_weights, write_tiny_upscaler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from executor.errors import InputError
 from executor.models import detect, upscale
 from executor.models.library import Library
 from executor.models.upscale import Upscaler, load_upscaler
+from executor.testing_upscale import RRDB, Layout, tiny_weights, write_tiny_upscaler
 from executor.workspace import NodeContext
 from nodes.upscale import ImageUpscaleWithModel, UpscaleModelLoader
 

@@ -16,6 +16,7 @@ from executor.testing_control import (
     write_tiny_controlnet,
     write_tiny_gligen,
 )
+from executor.testing_upscale import write_tiny_upscaler
 
 Write: TypeAlias = Callable[[Path], Any]
 
@@ -45,9 +46,11 @@ def writer(folder: str, name: str) -> Write:
         case "loras":
             return write_tiny_lora
         case "controlnet":
-            return write_tiny_adapter if "t2iadapter" in name else write_tiny_controlnet
+            return write_tiny_adapter if "t2iadapter" in name.lower() else write_tiny_controlnet
         case "gligen":
             return write_tiny_gligen
+        case "upscale_models":
+            return write_tiny_upscaler
         case "embeddings":
             return _embedding
         case "input":

@@ -1,4 +1,4 @@
-"""Tiny upscalers for tests: random weights in the layouts of real files."""
+"""Tiny upscalers for tests: random weights, in the layouts of real files."""
 
 import re
 from pathlib import Path
@@ -33,14 +33,18 @@ def write_tiny_upscaler(
     """Write the file of a tiny upscaler; returns its weights by Real-ESRGAN's names."""
     weights = tiny_weights(is_compact=layout == "compact", **config)
     whole = RRDB | config
-    rename = {
-        "real-esrgan": lambda name: name,
-        "compact": lambda name: name,
-        "bsrgan": _bsrgan_name,
-        "esrgan": lambda name: _esrgan_name(name, whole["blocks"], whole["doublings"]),
-    }[layout]
+
+    def renamed(name: str) -> str:
+        match layout:
+            case "real-esrgan" | "compact":
+                return name
+            case "bsrgan":
+                return _bsrgan_name(name)
+            case "esrgan":
+                return _esrgan_name(name, whole["blocks"], whole["doublings"])
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({prefix + rename(name): tensor for name, tensor in weights.items()}, path)
+    save_file({prefix + renamed(name): tensor for name, tensor in weights.items()}, path)
     return weights
 
 
