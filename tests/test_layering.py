@@ -31,6 +31,7 @@ COMPUTES = (
     "executor/resampling.py",
     "executor/testing.py",
     "executor/testing_control.py",
+    "executor/testing_upscale.py",
     "executor/tiling.py",
 )
 """What nodes and the engine import when something runs; all else is light."""
