@@ -69,6 +69,16 @@ def save_as(directory: Path, name: str, write: Write, *, may_replace: bool = Tru
     return path
 
 
+def privately(content: bytes) -> Write:
+    """Write this into a file that nobody else may read: before it is in there, and ever after."""
+
+    def write(stream: BinaryIO) -> None:
+        Path(stream.name).chmod(0o600)
+        stream.write(content)
+
+    return write
+
+
 def rename(directory: Path, name: str, new_name: str, *, may_replace: bool = True) -> Path:
     """Give a file of a folder another name in it, and say where it is. Raises as ``save_as``."""
     path = inside(directory, new_name)

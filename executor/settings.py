@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +52,16 @@ def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("it must be auto, cpu, mps, cuda or cuda:N")
     return value
+
+
+def _url(value: str) -> str:
+    """The beginning of addresses, without a slash at its end."""
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError("it must be like https://weft.example")
+    return value.rstrip("/")
+
+
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ModelSettings(BaseModel):
@@ -161,6 +171,37 @@ class Settings(BaseModel):
         description="Further names under which a server that listens on loopback only may be asked "
         "for, as behind a proxy; separated by commas. Others are refused, since web sites can make "
         "their names lead to this machine.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Whether a server that listens beyond this machine answers without any token: "
+        "everybody who reaches it may do everything.",
+    )
+    public_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        default=None,
+        description="How clients reach the server, for addresses that it gives out, like "
+        "https://weft.example. By default as the client that asks did.",
+    )
+    file_url_seconds: Annotated[int, Field(ge=1)] = Field(
+        default=3600,
+        description="For how long the address of a picture works, which needs no token.",
+    )
+    fetch_urls: bool = Field(
+        default=False,
+        description="Whether pictures may be given as http and https URLs, which the server then "
+        "fetches, from public addresses only.",
+    )
+    fetch_bytes: Annotated[ByteSize, Field(ge=1)] = Field(
+        default=ByteSize(32 * 2**20), description="How large a picture that is fetched may be."
+    )
+    outside_ports: Annotated[tuple[Port, ...], BeforeValidator(_names)] = Field(
+        default=(80, 443),
+        description="The ports that pictures are fetched from and webhooks sent to.",
+    )
+    webhook_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(),
+        description="Names or addresses of hosts that webhooks may be sent to though they are not "
+        "public, on any port; separated by commas.",
     )
 
     models: Annotated[Mapping[str, ModelSettings], BeforeValidator(_tables)] = Field(

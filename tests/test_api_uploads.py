@@ -57,11 +57,11 @@ async def send(
 
 
 def left(base: Path) -> list[str]:
-    """All files, hidden ones too, but for the ledger's."""
+    """All files, hidden ones too, but for the ledger's and the secret."""
     return sorted(
         path.relative_to(base).as_posix()
         for path in base.rglob("*")
-        if path.is_file() and "ledger" not in path.name
+        if path.is_file() and "ledger" not in path.name and path.name != "secret"
     )
 
 

@@ -23,6 +23,7 @@ from executor.api import (
     job_log,
     jobs,
     log_entries,
+    login,
     metrics,
     model_files,
     openai_images,
@@ -32,6 +33,7 @@ from executor.api import (
     prompts,
     queue,
     reading,
+    signing,
     system,
     uploads,
     userdata,
@@ -55,18 +57,24 @@ from executor.api.keys import (
     PLUGINS,
     SETTINGS,
 )
+from executor.api.limits import LIMITS, Limits, limit_requests
 from executor.api.narrator import Narrator
 from executor.api.partials import Partials
 from executor.api.refusal import MAX_BODY_BYTES, refusal_of, too_large
 from executor.api.renditions import Decoding
 from executor.api.security import only_own_pages
+from executor.api.sessions import Sessions
 from executor.api.shapes import reply_to
+from executor.api.signing import SIGNING, Signing
+from executor.api.tokens import SESSIONS, TOKENS, ask_for_token
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
 from executor.plugins import Plugin
 from executor.public_models import PublicModels
+from executor.secret import secret_of
 from executor.settings import Settings
+from executor.tokens import Tokens
 
 FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     catalogue.routes,
@@ -80,6 +88,7 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     interrupt.routes,
     jobs.routes,
     log_entries.routes,
+    login.routes,
     metrics.routes,
     model_files.routes,
     openai_images.routes,
@@ -89,6 +98,7 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     prompts.routes,
     queue.routes,
     reading.routes,
+    signing.routes,
     system.routes,
     uploads.routes,
     userdata.routes,
@@ -106,10 +116,16 @@ def create_app(
 ) -> web.Application:
     """The application; whoever made the ledger and the dispatcher starts and closes them."""
     app = web.Application(
-        middlewares=[log_requests, metrics.count_requests, answer_errors, only_own_pages],
+        middlewares=[
+            *(log_requests, metrics.count_requests, answer_errors),
+            *(only_own_pages, ask_for_token, limit_requests),
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     app[SETTINGS], app[FOLDERS] = settings, folders
+    secret = secret_of(folders.user)
+    app[TOKENS], app[SESSIONS], app[LIMITS] = Tokens(folders.user), Sessions(secret), Limits()
+    app[SIGNING] = Signing(secret)
     app[LEDGER], app[DISPATCHER] = ledger, dispatcher
     app[HUB], app[BELLS], app[CHECKING] = Hub(), Bells(), asyncio.Lock()
     shows_all = settings.preview_method != "none"

@@ -19,6 +19,7 @@ from executor.errors import (
     LedgerError,
     PathError,
     PictureError,
+    QueueFull,
     WeftError,
 )
 
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 100 * 2**20
 """Of any request; what the websocket announces to clients as ``max_upload_size``."""
+
+
+QUEUE_FULL_S = 5
+"""After which it is worth trying again: a picture takes about so long."""
 
 
 class Refusal(WeftError):
@@ -82,6 +87,9 @@ def refusal_of(error: Exception, request: web.Request) -> Refusal:
             return Refusal(400, "client_gone", f"{what}: the client went before all of it had come")
         case JobExists():
             return Refusal(409, "job_exists", str(error))
+        case QueueFull():
+            headers = {"Retry-After": str(QUEUE_FULL_S), "X-Should-Retry": "true"}
+            return Refusal(429, "queue_full", str(error), headers=headers)
         case JobRefused():
             return Refusal(400, "job_refused", str(error))
         case PathError():
