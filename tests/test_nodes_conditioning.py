@@ -7,12 +7,14 @@ import torch
 from laws import left_alone, tensors_in
 from pydantic import ValidationError
 
-from executor import Area, Cond, Conditioning, Context, InputError, Link
+from executor import Area, Cond, Conditioning, Context, InputError, Link, PictureSize
 from executor.settings import Settings
 from executor.workspace import Workspace
 from nodes.conditioning import (
     CLIPSetLastLayer,
     CLIPTextEncode,
+    CLIPTextEncodeSDXL,
+    CLIPTextEncodeSDXLRefiner,
     ConditioningAverage,
     ConditioningCombine,
     ConditioningConcat,
@@ -49,6 +51,9 @@ class Letters:
         codes = torch.tensor([[float(ord(letter)) for letter in text]])
         return (Cond(codes[..., None].expand(-1, -1, -self.layer)),)
 
+    def encode_parts(self, text_l: str, text_g: str) -> Conditioning:
+        return (*self.encode(text_l), *self.encode(text_g))
+
     def with_last_layer(self, layer: int) -> "Letters":
         return Letters(layer)
 
@@ -80,6 +85,34 @@ def test_a_prompt_is_encoded_by_the_layer_that_was_asked_for(ctx) -> None:
     (cond,) = CLIPTextEncode(text="ab", clip=clip).run(ctx)
     assert cond.tokens.shape == (1, 2, 3)
     assert cond.tokens[0, :, 0].tolist() == [97, 98]
+
+
+def test_sdxl_is_given_both_parts_of_a_prompt_and_its_sizes(ctx) -> None:
+    node = CLIPTextEncodeSDXL(
+        clip=Letters(),
+        width=1024,
+        height=960,
+        crop_w=16,
+        crop_h=8,
+        target_width=640,
+        target_height=512,
+        text_g="g",
+        text_l="l",
+    )
+    first, second = node.run(ctx)
+    assert [float(cond.tokens[0, 0, 0]) for cond in (first, second)] == [ord("l"), ord("g")]
+    size = PictureSize(960, 1024, crop_y=8, crop_x=16, target_height=512, target_width=640)
+    assert first.size == second.size == size
+    usual = CLIPTextEncodeSDXL(clip=Letters(), text_g="g", text_l="l").run(ctx)[0].size
+    assert usual == PictureSize(1024, 1024, 0, 0, 1024, 1024)
+
+
+def test_the_refiner_is_given_a_score_and_a_size(ctx) -> None:
+    node = CLIPTextEncodeSDXLRefiner(clip=Letters(), ascore=7.5, width=640, height=512, text="ab")
+    (cond,) = node.run(ctx)
+    assert (cond.size, cond.aesthetic_score) == (PictureSize(512, 640), 7.5)
+    (usual,) = CLIPTextEncodeSDXLRefiner(clip=Letters(), text="ab").run(ctx)
+    assert (usual.size, usual.aesthetic_score) == (PictureSize(1024, 1024), 6.0)
 
 
 def test_combined_prompts_stand_side_by_side_in_their_order(ctx) -> None:
@@ -208,3 +241,10 @@ def test_a_prompt_reads_the_embeddings_that_it_names():
     assert list(node.files()) == []
     node = CLIPTextEncode.model_validate({"text": Link("2", 0), "clip": clip})
     assert list(node.files()) == []
+    parts = {"text_g": "embedding:red", "text_l": "embedding:blue", "clip": clip}
+    assert list(CLIPTextEncodeSDXL.model_validate(parts).files()) == [
+        ("text_g", "embeddings", "red"),
+        ("text_l", "embeddings", "blue"),
+    ]
+    refined = CLIPTextEncodeSDXLRefiner.model_validate({"text": text, "clip": clip})
+    assert [name for _, _, name in refined.files()] == ["red", "blue", "sub/green"]

@@ -28,6 +28,7 @@ from executor.models.text import FindEmbedding, no_embeddings
 from executor.models.unet import UNet
 from executor.models.unet_place import unet_place
 from executor.models.vae import Autoencoder, MissingAutoencoder
+from executor.residency import Turn
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def load_unet(
         lambda: UNet2DConditionModel(**configs.unet_config(shapes, family, file.hints))
     )
     dtype = devices.unet_dtype(part.stored_dtype(network))
-    part.fill(network, devices, dtype, rounded=rounded)
+    part.fill(network, devices, dtype, rounded=rounded, turn=Turn.DIFFUSION)
     unused = sorted(set(shapes) - set(layout.unet_names(network.state_dict()).values()))
     if unused:  # another loader may know what they do; here the picture may differ from its
         log.warning(
@@ -84,7 +85,7 @@ def load_unet(
         network,
         family=family,
         objective=file.objective,
-        key=("unet", file.identity, dtype, rounded, file.objective),
+        key=("unet", file.identity, dtype, rounded),
         latent_rgb=_latent_rgb(file, network.config["out_channels"]),
     )
 
@@ -136,7 +137,7 @@ def _load_vae(file: ModelFile, devices: Devices) -> Autoencoder:
 
     part = Part("VAE", header, key)
     network = part.build(lambda: AutoencoderKL(**configs.vae_config(shapes, file.hints)))
-    part.fill(network, devices, devices.vae_dtype)
+    part.fill(network, devices, devices.vae_dtype, turn=Turn.AUTOENCODER)
     return Autoencoder(network)
 
 

@@ -142,7 +142,7 @@ class UNet:
         tokens = cond.tokens.repeat(turns, 1, 1)[:rows].to(canvas.clean.device)
         vector = concat = None
         if self.family.vector_says == "picture":
-            width = int(self.network.config["projection_class_embeddings_input_dim"])
+            width = int(self.config["projection_class_embeddings_input_dim"])
             vector = canvas.clean.new_zeros(rows, width)  # no picture: nothing
         elif self.family.vector_says is not None:
             vector = further_inputs.vector(cond, self.family, canvas, is_negative=is_negative)
