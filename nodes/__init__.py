@@ -51,6 +51,7 @@ from nodes.custom_sampling import (
     SamplerCustom,
     SamplerCustomAdvanced,
 )
+from nodes.diffusers_sampling import DiffusersSampler
 from nodes.filters import (
     Canny,
     ImageAddNoise,
@@ -242,6 +243,7 @@ __all__ = [
     "DiffControlNetLoader",
     "DifferentialDiffusion",
     "DiffusersLoader",
+    "DiffusersSampler",
     "DisableNoise",
     "DualCFGGuider",
     "DualCLIPLoader",

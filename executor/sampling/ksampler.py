@@ -96,7 +96,7 @@ def sample_along(
     first = noise.draw(latent).to(clean)
     sigmas = sigmas.float().cpu()
     x = clean + first * first_scale(model.schedule, sigmas[0])
-    memory = _Memory()
+    memory = Memory()
     if len(sigmas) > 1:
         free = None
         if latent.noise_mask is not None:
@@ -107,7 +107,7 @@ def sample_along(
         if free is not None:
             own = sampler.has_own_mask_noise
             kept = noises.initial(clean.shape, noise.seed + 1).to(clean) if own else first
-            denoiser = masked(denoiser, _free_at(model, free, sigmas), clean, kept)
+            denoiser = masked(denoiser, free_at(model, free, sigmas), clean, kept)
         added = noises.for_sampler(
             sampler.noise, clean, sigmas, noise.seed, ancestral_seed_offset=ancestral_seed_offset
         )
@@ -156,7 +156,7 @@ def first_scale(schedule: NoiseSchedule, sigma: Tensor) -> Tensor:
     return torch.sqrt(1 + sigma**2) if is_all_noise else sigma
 
 
-def _free_at(model: DiffusionModel, free: Tensor, sigmas: Tensor) -> Callable[[Tensor], Tensor]:
+def free_at(model: DiffusionModel, free: Tensor, sigmas: Tensor) -> Callable[[Tensor], Tensor]:
     """The mask (B, 1, h, w) at a sigma: the same at all, unless the model has a patch for it."""
     patches = [patch for patch in model.patches if isinstance(patch, MaskPatch)]
 
@@ -187,14 +187,14 @@ def masked(
 
 
 @dataclass(slots=True)
-class _Memory:
+class Memory:
     """Guided estimates of a run."""
 
     latest: Tensor | None = None
     last_step: Tensor | None = None  # at the sigma from which its last step goes
 
 
-def remembered(model: Denoiser, memory: _Memory, last_step: Tensor) -> Denoiser:
+def remembered(model: Denoiser, memory: Memory, last_step: Tensor) -> Denoiser:
     """The same denoiser; each of its requests carries what it has answered last.
 
     Samplers that step where they like never ask at ``last_step``.
