@@ -34,8 +34,6 @@ LISTED: Mapping[str, Listed] = {
         {"ckpt_name": "checkpoints"},
         ("MODEL", "CLIP_VISION", "VAE"),
     ),
-    "LoraLoader": Listed("Load LoRA", {"lora_name": "loras"}, ("MODEL", "CLIP")),
-    "LoraLoaderModelOnly": Listed("LoraLoaderModelOnly", {"lora_name": "loras"}, ("MODEL",)),
     "StyleModelLoader": Listed(
         "Load Style Model", {"style_model_name": "style_models"}, ("STYLE_MODEL",)
     ),
