@@ -184,7 +184,7 @@ class Folders:
         found = self.find_or_none(folder, name)
         if found is not None:
             return found
-        place, plain = self._place_of(folder, name)
+        place, plain = self.placed(folder, name)
         offered = self.names(place)
         where = ", ".join(self._relative(directory) for directory in self._of(place))
         hint = nearest(plain, offered) or ("" if offered else "; there is none at all")
@@ -192,7 +192,7 @@ class Folders:
 
     def find_or_none(self, folder: str, name: str) -> Path | None:
         """As ``find``, but None if there is no such file: no names are listed to suggest others."""
-        place, plain = self._place_of(folder, name)
+        place, plain = self.placed(folder, name)
         parts = parts_of(plain)
         implied = sorted(MODEL_KINDS) if folder == "embeddings" else []
         for directory in self._of(place):
@@ -204,6 +204,15 @@ class Folders:
                 if found.is_file() or self._is_folder_model(place, found):
                     return found
         return None
+
+    def placed(self, folder: str, name: str) -> tuple[str, str]:
+        """The folder that a name is really of, and the name without the mark that says so."""
+        if folder in _ANNOTATED:
+            for place in PLACES:
+                if name.endswith(f"[{place}]"):
+                    plain = name.removesuffix(f"[{place}]").rstrip(" ")
+                    return (folder if place == "input" else place), plain
+        return folder, name
 
     def names(self, folder: str) -> list[str]:
         """The names of all files of the folder's kind, in its subfolders too, sorted."""
@@ -252,15 +261,6 @@ class Folders:
         if folder not in self.directories:
             raise PathError(f"there is no folder {folder!r}{nearest(folder, self.directories)}")
         return self.directories[folder]
-
-    def _place_of(self, folder: str, name: str) -> tuple[str, str]:
-        """The folder that a name is really of, and the name without the mark that says so."""
-        if folder in _ANNOTATED:
-            for place in PLACES:
-                if name.endswith(f"[{place}]"):
-                    plain = name.removesuffix(f"[{place}]").rstrip(" ")
-                    return (folder if place == "input" else place), plain
-        return folder, name
 
     def _inside(self, directory: Path, path: Path) -> Path | None:
         """Where a path really leads, or None if nothing is there."""

@@ -22,9 +22,9 @@ async def watching(app: web.Application) -> AsyncGenerator[None]:
     app[DISPATCHER].watchers.remove(_hear)
 
 
-def submitted(job_id: str, *, client_id: str) -> None:
+def submitted(job_id: str, *, client_id: str, owner: str) -> None:
     """A job is in the queue."""
-    log.info("job submitted", extra=about(job=job_id, client=client_id))
+    log.info("job submitted", extra=about(job=job_id, client=client_id, owner=owner))
 
 
 def given_up(events: Iterable[JobEvent]) -> None:

@@ -81,12 +81,12 @@ async def edits(request: web.Request) -> web.StreamResponse:
         if await size_of(request.app, form.mask, "mask") != size:
             words = "mask: it must have the size of the image"
             raise Refusal(400, "invalid_value", words, param="mask")
-        mask = await keep_mask(request.app, form.mask, "mask", repainted="transparent")
+        mask = await keep_mask(request, form.mask, "mask", repainted="transparent")
     task = Task.IMAGE_TO_IMAGE if mask is None else Task.INPAINT
     pixels = fields.pixels() or fitted(size, model.resolution)
     values = _values(model, task, fields, fields.prompt, pixels)
     values["mask"] = mask
-    sources = [{"image": await keep_picture(request.app, image, "image")} for image in form.images]
+    sources = [{"image": await keep_picture(request, image, "image")} for image in form.images]
     wish = _wish(model, task, fields, values, sources)
     return await _answer(request, wish, fields, fields.prompt, pixels, "image_edit")
 
@@ -103,7 +103,7 @@ async def variations(request: web.Request) -> web.StreamResponse:
     pixels = fields.pixels() or fitted(size, model.resolution)
     values = _values(model, Task.IMAGE_TO_IMAGE, fields, fields.prompt, pixels)
     values["strength"] = fields.strength or _VARIATION_STRENGTH
-    source = {"image": await keep_picture(request.app, form.images[0], "image")}
+    source = {"image": await keep_picture(request, form.images[0], "image")}
     wish = _wish(model, Task.IMAGE_TO_IMAGE, fields, values, [source])
     return await _answer(request, wish, fields, fields.prompt, pixels, "image_generation")
 

@@ -18,23 +18,15 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 from aiohttp import web
 
-from executor.api import job_log
-from executor.api.keys import (
-    BELLS,
-    CHECKING,
-    DISPATCHER,
-    FOLDERS,
-    JOB_ID,
-    LEDGER,
-    MODELS,
-    NARRATOR,
-    SETTINGS,
-)
+from executor.api.keys import BELLS, CHECKING, FOLDERS, LEDGER, MODELS, SETTINGS
+from executor.api.ownership import note_upload
+from executor.api.queueing import queue_job
 from executor.api.refusal import Refusal
 from executor.api.replies import json_text
+from executor.api.signing import sign
 from executor.api.submission import Submission, admitted
 from executor.errors import InputError, PathError, PictureError
-from executor.ledger import Accepted, FullJob, JobRecord
+from executor.ledger import Accepted, FullJob, JobRecord, NewHook
 from executor.node import Node
 from executor.picture_file import opened
 from executor.public_models import PublicModel, Task
@@ -122,14 +114,14 @@ async def submit(
     prompt: Mapping[str, Any],
     *,
     extra_data: Mapping[str, Any],
-    owner: str = "",
+    hook: NewHook | None = None,
     client_id: str = "",
     job_id: str | None = None,
     ttl_ms: int | None = None,
     timeout_ms: int | None = None,
     is_front: bool = False,
 ) -> Accepted:
-    """Queue a workflow; it is on the disk then. Raises Refusal if it cannot run."""
+    """Queue a workflow as its caller's; it is on the disk then. Raises as ``queue_job``."""
     app = request.app
     asked = Submission(
         prompt=dict(prompt),
@@ -140,19 +132,12 @@ async def submit(
         client_id=client_id,
         prompt_id=job_id,
         idempotency_key=request.headers.get("Idempotency-Key"),
-        owner=owner,
         ttl_ms=ttl_ms,
         timeout_ms=timeout_ms,
     )
     async with app[CHECKING]:
         job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
-    accepted = await app[LEDGER].submit(job.new)
-    request[JOB_ID] = accepted.id
-    if not accepted.is_repeat:
-        job_log.submitted(accepted.id, client_id=job.new.client_id)
-        app[DISPATCHER].wake()
-        app[NARRATOR].queue_changed()
-    return accepted
+    return await queue_job(request, job, hook)
 
 
 async def ended(app: web.Application, job_id: str, within_s: float | None = None) -> JobRecord:
@@ -212,13 +197,13 @@ def _seed(prompt: Mapping[str, Any], node_id: str) -> int:
     return 0
 
 
-async def keep_picture(app: web.Application, content: bytes, what: str) -> str:
+async def keep_picture(request: web.Request, content: bytes, what: str) -> str:
     """Keep a picture that was sent, under its content's name: how ``LoadImage`` is told of it.
 
     Raises PictureError for what is none.
     """
-    most = app[SETTINGS].max_picture_pixels
-    directory = app[FOLDERS].place("input")
+    most = request.app[SETTINGS].max_picture_pixels
+    directory = request.app[FOLDERS].place("input")
     name = f"{INPUTS}/{hashlib.sha256(content).hexdigest()}.png"
 
     def keep() -> None:
@@ -226,6 +211,7 @@ async def keep_picture(app: web.Application, content: bytes, what: str) -> str:
             write = partial(_write_png, content=content, most=most, what=what)
             save_as(directory, name, write)
 
+    await note_upload(request, "input", name)  # before it is there: it is never nobody's
     try:
         await asyncio.to_thread(keep)
     except PathError as error:
@@ -248,13 +234,12 @@ def repacked(picture: Made, most: int, format: Format, quality: int) -> Made:
 
 
 def picture_url(request: web.Request, picture: Made) -> str:
-    """Where a picture can be had."""
-    query = {"filename": picture.filename, "subfolder": picture.subfolder, "type": picture.type}
-    return str(request.url.with_path("/view").with_query(query))
+    """Where a picture can be had for some time, without a token."""
+    return sign(request, picture.filename, picture.subfolder, picture.type)
 
 
 async def keep_mask(
-    app: web.Application,
+    request: web.Request,
     content: bytes,
     what: str,
     *,
@@ -266,7 +251,7 @@ async def keep_mask(
     """
     from PIL import Image, ImageChops
 
-    most = app[SETTINGS].max_picture_pixels
+    most = request.app[SETTINGS].max_picture_pixels
 
     def turned() -> bytes:
         with opened(BytesIO(content), most, name=what) as picture:
@@ -282,7 +267,7 @@ async def keep_mask(
             white.convert("RGB").save(stream, "PNG", compress_level=1)
             return stream.getvalue()
 
-    return await keep_picture(app, await asyncio.to_thread(turned), what)
+    return await keep_picture(request, await asyncio.to_thread(turned), what)
 
 
 async def size_of(app: web.Application, content: bytes, what: str) -> tuple[int, int]:

@@ -4,11 +4,12 @@ import asyncio
 
 from aiohttp import web
 
-from executor.api import job_log
 from executor.api.body import object_body
-from executor.api.keys import CHECKING, DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
+from executor.api.keys import CHECKING, FOLDERS, LEDGER
+from executor.api.queueing import queue_job
 from executor.api.replies import json_reply
 from executor.api.submission import admitted, submission
+from executor.api.tokens import scope_of
 from executor.api.wire_jobs import number_on_wire
 
 MOST_AT_ONCE = 300
@@ -27,12 +28,7 @@ async def submit(request: web.Request) -> web.Response:
     else:
         async with app[CHECKING]:
             job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
-    accepted = await app[LEDGER].submit(job.new)
-    request[JOB_ID] = accepted.id
-    if not accepted.is_repeat:
-        job_log.submitted(accepted.id, client_id=job.new.client_id)
-        app[DISPATCHER].wake()
-        app[NARRATOR].queue_changed()
+    accepted = await queue_job(request, job)
     return json_reply(
         {
             "prompt_id": accepted.id,
@@ -44,7 +40,7 @@ async def submit(request: web.Request) -> web.Response:
 
 async def remaining(request: web.Request) -> web.Response:
     """How many jobs are not over, the running ones too."""
-    counts = await request.app[LEDGER].counts()
+    counts = await request.app[LEDGER].counts(scope_of(request))
     return json_reply({"exec_info": {"queue_remaining": counts.remaining}})
 
 

@@ -3,7 +3,7 @@
 Nothing here waits or touches the ledger; for a large workflow it runs in a thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,11 +13,11 @@ from executor.api.replies import json_text
 from executor.api.verdict import node_errors, refused
 from executor.editor import is_editor_format, to_prompt
 from executor.errors import JobRefused, Kind, Problem
-from executor.graph import check
+from executor.graph import Graph, check
 from executor.ledger import NewJob
 from executor.ledger.records import name_fault, shortened
 from executor.node import NodeId
-from executor.paths import Folders
+from executor.paths import PLACES, Folders, parts_of
 
 SECRETS = frozenset({"auth_token_comfy_org", "api_key_comfy_org", "client_id"})
 """In extra data: keys to others' services, of no use here, and what tells clients apart. They
@@ -36,7 +36,6 @@ class Submission:
     client_id: str
     prompt_id: str | None = None
     idempotency_key: str | None = None
-    owner: str = ""
     ttl_ms: int | None = None
     timeout_ms: int | None = None
 
@@ -49,11 +48,24 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file that a node will read, by its place and its name there."""
+
+    node_id: NodeId
+    class_type: str
+    input: str
+    place: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """A job that can be queued, and what of the workflow cannot run."""
 
     new: NewJob
     node_errors: Mapping[NodeId, Any]
+    files: tuple[ReadFile, ...]
+    """Of the input, output and temp folders, which may be others'."""
 
 
 def submission(
@@ -118,13 +130,23 @@ def admitted(submission: Submission, folders: Folders) -> Admitted:
         number=submission.number,
         is_front=submission.is_front,
         client_id=submission.client_id,
-        owner=submission.owner,
         ttl_ms=submission.ttl_ms,
         timeout_ms=submission.timeout_ms,
         idempotency_key=submission.idempotency_key,
         workflow_id=_workflow_id(extra_data),
     )
-    return Admitted(new, node_errors(checked.problems, prompt))
+    files = tuple(_files(checked.graph, folders))
+    return Admitted(new, node_errors(checked.problems, prompt), files)
+
+
+def _files(graph: Graph, folders: Folders) -> Iterator[ReadFile]:
+    for node_id, node in graph.nodes.items():
+        for name, folder, file in node.files():
+            place, plain = folders.placed(folder, file)
+            if place in (*PLACES, "latents"):
+                place = "input" if place == "latents" else place
+                plain = "/".join(parts_of(plain))
+                yield ReadFile(node_id, type(node).__name__, name, place, plain)
 
 
 def _text_of(value: Any) -> str:

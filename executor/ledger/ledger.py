@@ -312,6 +312,10 @@ class Ledger:
             return frozenset()
         return await self._reader.ask(lambda of: queries.file_owners(of, filename, subfolder, type))
 
+    async def owners_of_files(self, type: str, names: Sequence[str]) -> list[frozenset[str]]:
+        """The same of many files in one folder, each by its subfolder and name."""
+        return await self._reader.ask(lambda of: queries.owners_of_files(of, type, names))
+
     # Whom to tell
 
     async def due_hooks(

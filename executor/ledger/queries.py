@@ -255,6 +255,14 @@ def file_owners(
     return frozenset(row["owner"] for row in connection.execute(FILE_OWNERS, values))
 
 
+def owners_of_files(
+    connection: sqlite3.Connection, type: str, names: Sequence[str]
+) -> list[frozenset[str]]:
+    """Whose jobs left these files, each ``subfolder/filename``, and who uploaded them."""
+    parts = [name.rpartition("/") for name in names]
+    return [file_owners(connection, filename, folder, type) for folder, _, filename in parts]
+
+
 def _rows(connection: sqlite3.Connection, statement: str, values: dict[str, Any]) -> list[int]:
     if values.get("owner") is not None:
         statement = narrowed(statement)
