@@ -45,7 +45,8 @@ def requesting(guided: Denoise, unguided: Denoise | None = None) -> Denoiser:
 
     def both(x: Tensor, sigma: Tensor) -> Steps[Estimate]:
         yield Eval(model, x, sigma.expand(len(x)), Inputs(x.new_zeros(len(x), 1, 1)))
-        return Estimate(guided(x, sigma), (unguided or guided)(x, sigma))
+        estimate = guided(x, sigma)
+        return Estimate(estimate, unguided(x, sigma) if unguided else estimate)
 
     return Denoiser(both, SD)
 

@@ -28,8 +28,8 @@ def estimated(guider: Guidance, *, uses_unguided: bool = False) -> Estimate:
 
 
 def dual(model: Any, cfg_first: float, cfg_second: float, **more: Any) -> DualCfgGuider:
-    conds = [(prompt(mean),) for mean in (1.0, 0.5, -1.0)]
-    return DualCfgGuider(model, *conds, cfg_first, cfg_second, **more)
+    first, second, negative = ((prompt(mean),) for mean in (1.0, 0.5, -1.0))
+    return DualCfgGuider(model, first, second, negative, cfg_first, cfg_second, **more)
 
 
 @pytest.mark.parametrize(

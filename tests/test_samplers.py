@@ -57,13 +57,16 @@ def test_halving_the_steps_divides_the_error_by_the_order(name: str):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "lcm"])
 def test_data_of_variance_1_come_out_with_variance_1(name: str):
     kind = SAMPLERS[name].noise
-    sigmas = SCHEDULERS["karras"](SD, 30 if kind.startswith("brownian") else 100)
-    x = noises.initial((1, 4, 64, 64), 1) * (1 + sigmas[0] ** 2).sqrt()
+    is_slow = kind.startswith("brownian")  # to draw
+    sigmas = SCHEDULERS["karras"](SD, 30 if is_slow else 100)
+    side = 32 if is_slow else 64
+    x = noises.initial((1, 4, side, side), 1) * (1 + sigmas[0] ** 2).sqrt()
     added = noises.for_sampler(kind, x, sigmas, 1)
     result, _ = run(SAMPLERS[name].sample, sigmas, one_blob, added, x)
-    # 16,384 samples: 0.006 of chance; the rest is what first-order samplers miss in 100 steps.
+    # 4,096 samples or more: 0.011 of chance, 0.016 for the mean; the rest is what first-order
+    # samplers miss in 100 steps.
     assert float(result.std()) == pytest.approx(1, abs=0.05)
-    assert float(result.mean()) == pytest.approx(0, abs=0.03)
+    assert float(result.mean()) == pytest.approx(0, abs=0.05)
 
 
 def test_more_steps_refine_the_same_picture_where_noise_is_brownian():

@@ -17,6 +17,12 @@ from executor.steps import Steps
 MOST_REJECTIONS = 100
 """Attempts at one step after which no length will do; each may be a fifth of the one before."""
 
+LEAST_STEP = 1e-5
+"""A run that is so near its end in λ is done; shorter steps would be a hundred thousand."""
+
+LEAST = 1e-30
+"""Below every tolerance that is meant; keeps errors finite where none is given."""
+
 
 def dpm_fast(model: Denoiser, x: Tensor, sigmas: Tensor, noise: AddedNoise) -> Steps[Tensor]:
     """DPM-Solver-fast (§3.4): steps even in λ, of order 3 as far as the evaluations go.
@@ -64,9 +70,9 @@ def dpm_adaptive(
     h, t, x_previous = direction * abs(h_init), start, x
     logs: tuple[float, float] | None = None  # of the inverse errors of the last steps accepted
     rejections = 0
-    while (end - t) * direction > 1e-5:
+    while (end - t) * direction > LEAST_STEP:
         t_next = torch.minimum(end, t + h) if direction > 0 else torch.maximum(end, t + h)
-        if t_next == t or rejections == MOST_REJECTIONS:
+        if (t_next - t) * direction <= LEAST_STEP or rejections == MOST_REJECTIONS:
             raise InputError(
                 f"dpm_adaptive finds no step to take at sigma {float((-t).exp()):.3g}:"
                 f" rtol {rtol:g} and atol {atol:g} are too small, or h_init {h_init:g} is,"
@@ -75,11 +81,11 @@ def dpm_adaptive(
         down, _ = ancestral_step((-t).exp(), (-t_next).exp(), eta)
         target = torch.minimum(end, -down.log()) if eta else t_next
         *_, low, high = yield from _solutions(model, x, t, target, order)
-        tolerance = (rtol * torch.maximum(low.abs(), x_previous.abs())).clamp(min=atol)
+        tolerance = (rtol * torch.maximum(low.abs(), x_previous.abs())).clamp(min=max(atol, LEAST))
         error = float(torch.linalg.vector_norm((low - high) / tolerance) / x.numel() ** 0.5)
         if math.isnan(error):
             return high  # which is no picture either: the model fails, at any length of step
-        log = -math.log(error + 1e-8)
+        log = -math.log(min(error, 1 / LEAST) + 1e-8)
         logs = logs or (log, log)
         exponent = sum(
             gain * past / accuracy for gain, past in zip(gains, (log, *logs), strict=True)

@@ -63,8 +63,9 @@ EQUAL_STEPS = {
 def ipndm_v(model: Denoiser, x: Tensor, sigmas: Tensor, noise: AddedNoise) -> Steps[Tensor]:
     """iPNDM with weights that know of the steps' lengths.
 
-    The weights are those of the diff-sampler toolbox (Zhou et al. 2024), which ComfyUI has too, and
-    not Adams and Bashforth's (``lms``): from order 3 on they differ where lengths do.
+    The weights are those of the diff-sampler toolbox (Zhou et al. 2024), which ComfyUI has too.
+    They are not Adams and Bashforth's (``lms``): those of order 3 differ where lengths do, those of
+    order 4 everywhere.
     """
     slopes: list[Tensor] = []
     at = sigmas.double()

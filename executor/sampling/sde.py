@@ -59,7 +59,10 @@ def dpmpp_3m_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Steps[Tensor]:
-    """SDE-DPM-Solver++(3M): D as a parabola in λ through its last three values (Crowson 2023)."""
+    """SDE-DPM-Solver++(3M): D as a parabola in λ through its last three values (Crowson 2023).
+
+    Its bend counts half of what it should, as in Crowson's code and in ComfyUI.
+    """
     return (yield from _multistep(model, x, sigmas, noise, eta, s_noise, _third_order))
 
 
