@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from executor.errors import InputError
+from executor.ports import Latent
 from executor.sampling import noise
 
 SIGMAS = torch.tensor([14.0, 7.0, 3.0, 1.0, 0.0])
@@ -79,7 +80,7 @@ def test_brownian_noise_adds_up_over_adjacent_intervals():
     torch.testing.assert_close(draw(low, high), -draw(high, low))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "brownian"])
+@pytest.mark.parametrize("kind", ["gaussian", "brownian", "brownian_on_device"])
 def test_added_noise_has_unit_variance(kind: noise.NoiseKind):
     x = torch.zeros(4, 4, 32, 32)
     draw = noise.for_sampler(kind, x, SIGMAS, 11)
@@ -95,3 +96,27 @@ def test_brownian_noise_is_that_of_torchsde_with_the_seed_as_entropy():
     tree: Any = torchsde.BrownianTree(SIGMAS[3], torch.zeros(1, 4, 4, 4), SIGMAS[0], entropy=42)
     expected = -tree(SIGMAS[1], SIGMAS[0]) / (SIGMAS[0] - SIGMAS[1]).sqrt()
     torch.testing.assert_close(draw(SIGMAS[0], SIGMAS[1]), expected)
+
+
+def test_first_noise_is_drawn_for_a_latent_and_its_places():
+    latent = Latent(torch.zeros(2, 4, 8, 8), batch_index=(3, 1))
+    drawn = noise.SeededNoise(7).draw(latent)
+    assert torch.equal(drawn, noise.initial((4, 4, 8, 8), 7)[[3, 1]])
+    silent = noise.NoNoise(7)
+    assert silent.seed == 7
+    assert noise.NoNoise().seed == 0
+    assert torch.equal(silent.draw(latent), latent.samples)
+
+
+def test_brownian_noise_of_the_device_is_the_same_path_where_the_device_is_the_cpu():
+    x = torch.zeros(1, 4, 8, 8)
+    here, there = (
+        noise.for_sampler(kind, x, SIGMAS, 3)(SIGMAS[0], SIGMAS[1])
+        for kind in ("brownian", "brownian_on_device")
+    )
+    assert torch.equal(here, there)
+
+
+def test_brownian_noise_of_no_interval_is_none():
+    draw = noise.brownian(torch.zeros(1, 4, 8, 8), SIGMAS, 3)
+    assert not draw(SIGMAS[1], SIGMAS[1]).any()
