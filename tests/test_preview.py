@@ -29,7 +29,7 @@ from executor.models.preview import Painter, colours, decoded, fit, jpeg
 from executor.models.unet import UNet
 from executor.models.vae import Autoencoder
 from executor.paths import SHIPPED_MODELS
-from executor.ports import Latent
+from executor.ports import Latent, Tiling
 from executor.sampling.ksampler import sample
 
 CPU = Devices.choose("cpu")
@@ -138,11 +138,11 @@ def test_every_family_has_a_published_map() -> None:
 class LinearAutoencoder:
     """Latents whose every pixel is a block of one colour, by ``OWN`` at the scale 0.5."""
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, tiling: Tiling | None = None) -> Tensor:
         rgb = avg_pool2d(pixels.movedim(-1, 1), 8) - 0.5
         return torch.cat((rgb, randn(len(rgb), 1, *rgb.shape[2:])), dim=1) / 0.5
 
-    def decode(self, samples: Tensor) -> Tensor:
+    def decode(self, samples: Tensor, tiling: Tiling | None = None) -> Tensor:
         blocks = samples[:, :3].repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
         return (blocks * 0.5 + 0.5).movedim(1, -1)
 
