@@ -323,3 +323,35 @@ async def test_an_id_that_no_job_can_have_is_not_found(path: Path) -> None:
             assert await ledger.events_of_client(id) == ()
             assert await ledger.forget([id]) == 0
             assert await ledger.finish(id[:9].strip("\ud800"), 1, State.FAILED) is None
+
+
+# Once more
+
+
+@on_a_loop
+async def test_a_job_that_failed_is_queued_again_behind_the_others_as_if_it_were_new(
+    path: Path,
+) -> None:
+    async with open_ledger(path) as ledger:
+        for id in ("failed", "done", "waiting"):
+            await ledger.submit(job(id))
+        failed, done = await ledger.take(2)
+        await ledger.finish("failed", failed.attempt, State.FAILED, OUTPUTS, {"node_id": "1"})
+        await ledger.finish("done", done.attempt, State.SUCCEEDED, OUTPUTS)
+        assert await ledger.retry("failed")
+        assert not await ledger.retry("done")
+        assert not await ledger.retry("nobody")
+        record = await ledger.job_record("failed")
+        assert record
+        assert (record.state, record.error, record.output_count) == (State.QUEUED, None, 0)
+        assert [one.record.id for one in await ledger.history()] == ["done"]
+        assert await take_all(ledger) == ["waiting", "failed"]
+
+
+@on_a_loop
+async def test_what_waits_of_one_workflow_is_cleared_apart(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        for id, workflow in (("a", "x"), ("b", "y"), ("c", "x"), ("d", None)):
+            await ledger.submit(job(id, workflow_id=workflow))
+        assert await ledger.clear_queue(workflow_id="x") == 2
+        assert await take_all(ledger) == ["b", "d"]

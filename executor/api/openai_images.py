@@ -33,6 +33,7 @@ from executor.api.picture_jobs import (
     seeds_from,
     size_of,
     submit,
+    why,
 )
 from executor.api.refusal import MAX_BODY_BYTES, Refusal, too_large
 from executor.api.replies import json_reply, json_text
@@ -194,9 +195,9 @@ def unfinished(state: State, error: str | None) -> Refusal:
         case State.CANCELLED:
             return Refusal(409, "cancelled", "the job was cancelled")
         case State.TIMED_OUT:
-            return Refusal(504, "timed_out", f"the job took too long: {error or ''}")
+            return Refusal(504, "timed_out", f"the job took too long: {why(error)}")
         case State.FAILED:
-            return Refusal(500, "generation_failed", f"the job failed: {error or 'unknown cause'}")
+            return Refusal(500, "generation_failed", f"the job failed: {why(error)}")
         case _:
             words = "the server is about to end; the job is kept and goes on when it is back"
             return Refusal(503, "stopping", words, headers={"Retry-After": "10"})

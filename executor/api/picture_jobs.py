@@ -119,7 +119,8 @@ async def submit(
     job_id: str | None = None,
     ttl_ms: int | None = None,
     timeout_ms: int | None = None,
-    is_front: bool = False,
+    number: float | None = None,
+    workflow_id: str | None = None,
 ) -> Accepted:
     """Queue a workflow as its caller's; it is on the disk then. Raises as ``queue_job``."""
     app = request.app
@@ -127,13 +128,14 @@ async def submit(
         prompt=dict(prompt),
         extra_data=extra_data,
         targets=None,
-        number=None,
-        is_front=is_front,
+        number=number,
+        is_front=False,
         client_id=client_id,
         prompt_id=job_id,
         idempotency_key=request.headers.get("Idempotency-Key"),
         ttl_ms=ttl_ms,
         timeout_ms=timeout_ms,
+        workflow_id=workflow_id,
     )
     async with app[CHECKING]:
         job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
@@ -163,6 +165,12 @@ async def _record(app: web.Application, job_id: str) -> JobRecord:
     if record is None:
         raise InputError(f"there is no job {job_id[:100]!r}")
     return record
+
+
+def why(error: str | None) -> str:
+    """What the ledger's word of an error says in a sentence."""
+    said: Mapping[str, Any] = json.loads(error) if error else {}
+    return said.get("exception_message") or said.get("message") or "nobody knows why"
 
 
 def made(app: web.Application, job: FullJob) -> list[Made]:

@@ -38,6 +38,8 @@ class Submission:
     idempotency_key: str | None = None
     ttl_ms: int | None = None
     timeout_ms: int | None = None
+    workflow_id: str | None = None
+    """In place of the one that the editor gave to its file."""
 
     @property
     def size(self) -> int:
@@ -133,7 +135,7 @@ def admitted(submission: Submission, folders: Folders) -> Admitted:
         ttl_ms=submission.ttl_ms,
         timeout_ms=submission.timeout_ms,
         idempotency_key=submission.idempotency_key,
-        workflow_id=_workflow_id(extra_data),
+        workflow_id=submission.workflow_id or _workflow_id(extra_data),
     )
     files = tuple(_files(checked.graph, folders))
     return Admitted(new, node_errors(checked.problems, prompt), files)

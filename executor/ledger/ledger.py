@@ -119,6 +119,10 @@ class Ledger:
             lambda to: queue.requeue(to, job_id, attempt, has_died, self._now_ms())
         )
 
+    async def retry(self, job_id: str) -> bool:
+        """Queue a job again that failed or timed out; False if there is none such."""
+        return await self._writer.do(lambda to: queue.retry(to, job_id, self._now_ms()))
+
     async def recover(self) -> int:
         """Put all running jobs back in their old places, at a start. Gives how many."""
         return await self._writer.do(queue.recover)
@@ -130,9 +134,9 @@ class Ledger:
         ids = _known(job_ids)
         return await self._writer.do(lambda to: queue.cancel(to, ids, owner, self._now_ms()))
 
-    async def clear_queue(self, owner: str | None = None) -> int:
-        """Cancel all that is queued now. Gives how many."""
-        rows = await self._reader.ask(lambda of: retention.waiting(of, owner))
+    async def clear_queue(self, owner: str | None = None, *, workflow_id: str | None = None) -> int:
+        """Cancel all that is queued now, or all of one workflow. Gives how many."""
+        rows = await self._reader.ask(lambda of: retention.waiting(of, owner, workflow_id))
         return await self._in_bites(
             rows, lambda to, bite: queue.cancel_rows(to, bite, self._now_ms())
         )

@@ -73,6 +73,14 @@ REQUEUE = """
     WHERE job = :job RETURNING deaths
 """
 
+# One that came to nothing, behind all that wait; it may wait as long as it could at first.
+RETRY = """
+    UPDATE jobs SET state = 'queued', number = :number, deaths = 0, worker = '', started_ms = NULL,
+        ended_ms = NULL, ended_seq = NULL, output_count = 0, preview = NULL,
+        expires_ms = :now_ms + (expires_ms - created_ms), created_ms = :now_ms
+    WHERE id = :id AND state IN ('failed', 'timed_out') RETURNING job
+"""
+
 # Those that ran when the process ended; as many as there were workers.
 RECOVER = """
     UPDATE jobs SET state = 'queued', worker = '', started_ms = NULL WHERE state = 'running'
@@ -214,6 +222,17 @@ def requeue(
     if row["deaths"] < MAX_DEATHS:
         return Requeued()
     return Requeued(end(connection, job, State.FAILED, {}, WORKER_LOST, now_ms))
+
+
+def retry(connection: sqlite3.Connection, job_id: str, now_ms: int) -> bool:
+    """Queue a job again that failed or timed out; False if there is none such."""
+    number = connection.execute(NEXT).fetchone()["next"]
+    values = {"id": job_id, "number": number, "now_ms": now_ms}
+    row = connection.execute(RETRY, values).fetchone()
+    if row is None:
+        return False
+    connection.execute("DELETE FROM results WHERE job = :job", {"job": row["job"]})
+    return True
 
 
 def recover(connection: sqlite3.Connection) -> int:

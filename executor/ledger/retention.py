@@ -61,15 +61,24 @@ def over(connection: sqlite3.Connection, owner: str | None) -> list[int]:
     return _of(connection, OVER, owner)
 
 
-def waiting(connection: sqlite3.Connection, owner: str | None) -> list[int]:
-    """All jobs that are queued."""
-    return _of(connection, WAITING, owner)
+def waiting(
+    connection: sqlite3.Connection, owner: str | None, workflow_id: str | None = None
+) -> list[int]:
+    """All jobs that are queued, or all of one workflow."""
+    statement = WAITING if workflow_id is None else WAITING + " AND workflow_id = :workflow_id"
+    return _of(connection, statement, owner, workflow_id)
 
 
-def _of(connection: sqlite3.Connection, statement: str, owner: str | None) -> list[int]:
+def _of(
+    connection: sqlite3.Connection,
+    statement: str,
+    owner: str | None,
+    workflow_id: str | None = None,
+) -> list[int]:
     if owner is not None:
         statement = narrowed(statement)
-    return [row["job"] for row in connection.execute(statement, {"owner": owner})]
+    values = {"owner": owner, "workflow_id": workflow_id}
+    return [row["job"] for row in connection.execute(statement, values)]
 
 
 def forget_rows(connection: sqlite3.Connection, jobs: Iterable[int]) -> int:
