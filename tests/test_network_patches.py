@@ -28,6 +28,8 @@ from executor.patches import NetworkPatch
 from executor.ports import Objective, Residuals
 from executor.resampling import resize
 from executor.sampling.forward import evaluate
+from executor.sampling.guidance_patches import RescaledGuidance
+from executor.sampling.mask_patches import DifferentialDiffusion
 from executor.steps import ControlInput, Eval, Inputs
 
 WIDTHS = [32, 64, 128, 128]
@@ -178,6 +180,12 @@ def test_equal_patches_share_a_batch_and_others_do_not(model: UNet, patch: Netwo
     assert_near(first, second)
     others = [model, *(model.patched(other) for other in PATCHES if other != patch)]
     assert all(request(other).key != same[0].key for other in others)
+
+
+def test_patches_of_guidance_share_batches_with_plain_models(model: UNet):
+    patched = model.patched(RescaledGuidance(0.7)).patched(DifferentialDiffusion())
+    assert patched.key == model.key
+    assert torch.equal(denoised(patched, latents()), denoised(model, latents()))
 
 
 def test_patches_stay_on_a_model_whose_weights_are_changed(model: UNet):

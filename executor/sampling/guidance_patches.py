@@ -88,7 +88,7 @@ class TangentialDamping(GuidancePatch):
 
 @dataclass(frozen=True, slots=True)
 class ZeroStar(GuidancePatch):
-    """The negative estimate is scaled to be as near as can be to the positive one.
+    """The negative estimate is scaled by what brings its noise nearest to the positive one's.
 
     Fan et al. (2025, CFG-Zero*), but no step is left out.
     """
