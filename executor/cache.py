@@ -123,6 +123,21 @@ class Cache:
         for key in [key for key, entry in self._entries.items() if not entry.pins]:
             self.drop(key)
 
+    def leave_device(self) -> bool:
+        """Let the results leave that no running job has planned on. False if there are none.
+
+        Models stay known: whether their weights are on the device is not decided here.
+        """
+        before = self.used_bytes[0]
+        for key, entry in list(self._entries.items()):
+            if entry.is_on_device and not entry.pins and not _holds_model(entry):
+                if self.host_bytes and _can_move(entry.outputs.values):
+                    self._place(entry, on_device=False)
+                else:
+                    self.drop(key)
+        self._make_room()
+        return self.used_bytes[0] < before
+
     def _rank(self, entry: Entry) -> float:
         return self._waterline + entry.seconds / max(1, sum(entry.blocks.values()))
 
@@ -179,6 +194,10 @@ class _Tally:
 
 def _blocks_of(entry: Entry) -> dict[Hashable, int]:
     return {("entry", id(entry)): _ENTRY_BYTES, **dict(_blocks(entry.outputs.values))}
+
+
+def _holds_model(entry: Entry) -> bool:
+    return any(isinstance(key, tuple) and key[0] == "model" for key in entry.blocks)
 
 
 def _is_holder(value: Any) -> TypeGuard[Holder]:

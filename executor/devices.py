@@ -4,18 +4,23 @@ Only this module decides it. On a CPU everything is float32, whatever a file hol
 is slower there and not exact. On a GPU diffusion models keep half precision, text encoders compute
 in float32 (they are small, and what they say enters every step), and autoencoders in bfloat16,
 whose range does not overflow.
+
+When memory runs out, this is given up, in this order, before a job fails: results kept for later
+jobs; other rows in the same forward pass; pictures computed as a whole; models on the device that
+nothing computes with; at last the place of the model that computes, whose parts come and go then.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from executor.errors import InputError, SettingsError
+from executor.residency import Residency, is_out_of_memory, residence_of, size
 
 T = TypeVar("T")
 
@@ -23,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHARE = 0.7  # of the free memory that a batch may count on; the rest is for whatever else runs
+_MODEL_SHARE = 0.6  # of a host's memory that is free at first, for models that compute there
+# Of a GPU's memory, what models leave to the computation unless a budget is said.
+_WORKING_SHARE, _LEAST_WORKING_BYTES = 0.08, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class Devices:
 
     device: torch.device
     dtype: torch.dtype | None = None  # of diffusion models, where the user has said one
+    residency: Residency = field(default_factory=Residency, compare=False)
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> "Devices":
@@ -52,6 +61,20 @@ class Devices:
         if chosen.type == "mps" and not torch.backends.mps.is_available():
             raise SettingsError("device: mps is not there; use auto or cpu")
         return cls(chosen, _DTYPES.get(dtype))
+
+    def limited(self, model_bytes: int | None, reserved_bytes: int = 0) -> "Devices":
+        """The same with a limit to what models take; None: what is free and not reserved."""
+        if model_bytes is None and self.device.type == "cuda":
+            working = max(_LEAST_WORKING_BYTES, int(self.total_bytes() * _WORKING_SHARE))
+
+            def left(used: int) -> int:
+                return max(0, used + self.free_bytes() - working - reserved_bytes)
+
+            return replace(self, residency=Residency(left))
+        if model_bytes is None:  # a host's memory: a process that takes too much of it is killed
+            model_bytes = max(0, int((self.free_bytes() - reserved_bytes) * _MODEL_SHARE))
+        most = model_bytes
+        return replace(self, residency=Residency(lambda used: most))
 
     def unet_dtype(self, stored: torch.dtype) -> torch.dtype:
         """What a diffusion model computes in whose file holds ``stored``."""
@@ -123,44 +146,88 @@ def in_batches(
     row_bytes: int,
     what: str,
     in_tiles: Callable[[Tensor], Tensor] | None = None,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """``compute`` over the rows of a batch, as many at once as memory allows.
 
-    Begins with what should fit if a row needs ``row_bytes``; when memory runs out nevertheless,
-    goes on with half as many, and a single row is computed by ``in_tiles``. So it is from the start
-    where it needs more than is free: a process that takes too much of a host's memory is killed.
-    ``what`` completes "out of memory …" in the log and in the error. Raises InputError if nothing
-    of that helps.
+    Begins with what should fit if a row needs ``row_bytes``, other networks having left for that,
+    and goes on as ``in_parts`` does. Where one row needs more than is free all the same, it is
+    computed by ``in_tiles`` from the start: a process that takes too much of a host's memory is
+    killed. Raises InputError if nothing of that helps.
+
+    Args:
+        what: completes "out of memory …" in the log and in the error.
+        network: what computes.
     """
+    residency = _residency_of(network)
     free = free_bytes(rows.device)
+    if row_bytes > free and residency.give(row_bytes - free, since=residency.clock):
+        free = free_bytes(rows.device)
     at_once = max(1, min(len(rows), int(free * _SHARE) // max(1, row_bytes)))
     if in_tiles is not None and row_bytes > free:
-        needs, has = f"{row_bytes / 2**30:.1f} GiB", f"{free / 2**30:.1f} GiB"
+        needs, has = size(row_bytes), size(free)
         log.warning("%s takes about %s, and %s are free: doing it in tiles", what, needs, has)
         compute, in_tiles = in_tiles, None
     elif at_once < len(rows):
         log.info("%s: %d of %d at once, which is what memory allows", what, at_once, len(rows))
-    done: list[Tensor] = []
+    tile = in_tiles
+    done = in_parts(
+        len(rows),
+        lambda start, stop: compute(rows[start:stop]),
+        at_once=at_once,
+        what=what,
+        residency=residency,
+        in_tiles=None if tile is None else lambda start, stop: tile(rows[start:stop]),
+        advice=f"it takes about {size(row_bytes)}. Use a smaller picture",
+    )
+    return torch.cat(done.parts)
+
+
+class Done(NamedTuple, Generic[T]):
+    """What was computed, part by part, and how many rows were computed at once in the end."""
+
+    parts: list[T]
+    at_once: int
+
+
+def in_parts(
+    count: int,
+    compute: Callable[[int, int], T],
+    *,
+    at_once: int,
+    what: str,
+    residency: Residency,
+    advice: str,
+    in_tiles: Callable[[int, int], T] | None = None,
+) -> Done[T]:
+    """``compute(start, stop)`` over so many rows, ``at_once`` or as few as memory allows.
+
+    When memory runs out, goes down the ladder, a rung at a time. Raises InputError at its end.
+    """
+    done: list[T] = []
     at = 0
-    while at < len(rows):
-        result = _unless_out_of_memory(compute, rows[at : at + at_once])
-        if isinstance(result, Tensor):
+    while at < count:
+        since = residency.clock
+        result = _unless_out_of_memory(compute, at, min(count, at + at_once))
+        if not isinstance(result, _Shortage):
             done.append(result)
             at += at_once
+        elif residency.on_shortage():
+            log.warning("out of memory %s; dropped the results kept for later jobs", what)
         elif at_once > 1:
             at_once //= 2
             log.warning("out of memory %s; going on with %d at once", what, at_once)
         elif in_tiles is not None:
             log.warning("out of memory %s; going on in tiles", what)
             compute, in_tiles = in_tiles, None
+        elif residency.leave_idle(since=since):
+            log.warning("out of memory %s; moved other models off the device", what)
+        elif residency.shrink(since):
+            log.warning("out of memory %s; going on with its model part by part", what)
         else:
-            raise InputError(
-                f"out of memory {what}, one at a time; it takes about {row_bytes / 2**30:.1f} GiB. "
-                "Use a smaller picture"
-            ) from result
-        if rows.device.type == "cuda" and not isinstance(result, Tensor):
-            torch.cuda.empty_cache()
-    return torch.cat(done)
+            words = f"out of memory {what}, one at a time; {advice}"
+            raise InputError(words) from result.error
+    return Done(done, at_once)
 
 
 def in_smaller_tiles(
@@ -170,41 +237,68 @@ def in_smaller_tiles(
     bytes_of: Callable[[int], int],
     device: torch.device,
     what: str,
+    network: nn.Module | None = None,
 ) -> Tensor:
     """``compute`` with the largest tiles that memory allows, of falling ``sizes``.
 
     Begins with those that should fit, goes on with the next smaller ones when memory runs out
     nevertheless. Raises InputError if it does with the smallest.
     """
+    residency = _residency_of(network)
     free = free_bytes(device) * _SHARE
-    fitting = [size for size in sizes if bytes_of(size) <= free] or sizes[-1:]
+    fitting = [size for size in sizes if bytes_of(size) <= free] or list(sizes[-1:])
     if fitting[0] != sizes[0]:
         log.info("%s: in tiles of %d pixels, which is what memory allows", what, fitting[0])
-    for size in fitting:
-        result = _unless_out_of_memory(compute, size)
-        if isinstance(result, Tensor):
+    while True:
+        tile, since = fitting[0], residency.clock
+        result = _unless_out_of_memory(compute, tile)
+        if not isinstance(result, _Shortage):
             return result
-        log.warning("out of memory %s in tiles of %d pixels", what, size)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    raise InputError(
-        f"out of memory {what}, even in tiles of {sizes[-1]} pixels, which take about "
-        f"{bytes_of(sizes[-1]) / 2**30:.1f} GiB each. Use a smaller picture"
-    )
+        if residency.on_shortage():
+            log.warning("out of memory %s; dropped the results kept for later jobs", what)
+        elif len(fitting) > 1:
+            log.warning("out of memory %s in tiles of %d pixels", what, tile)
+            del fitting[0]
+        elif residency.leave_idle(since=since):
+            log.warning("out of memory %s; moved other models off the device", what)
+        else:
+            raise InputError(
+                f"out of memory {what}, even in tiles of {tile} pixels, which take about "
+                f"{size(bytes_of(tile))} each. Use a smaller picture"
+            ) from result.error
 
 
-def _unless_out_of_memory(compute: Callable[[T], Tensor], given: T) -> Tensor | RuntimeError:
+def relieved(residency: Residency, what: str) -> bool:
+    """Whether there is more memory now for a computation of which no part can be done alone."""
+    if residency.on_shortage():
+        log.warning("out of memory %s; dropped the results kept for later jobs", what)
+        return True
+    if residency.leave_idle():
+        log.warning("out of memory %s; moved models off the device", what)
+        return True
+    return False
+
+
+class _Shortage(NamedTuple):
+    """What came in place of a result."""
+
+    error: RuntimeError
+
+
+def _unless_out_of_memory(compute: Callable[..., T], *given: int) -> T | _Shortage:
     """The result, or the error that says that memory ran out, without its traceback's tensors."""
     try:
-        return compute(given)
+        return compute(*given)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return error.with_traceback(None)
+        shortage = _Shortage(error.with_traceback(None))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return shortage
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's or the host's memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def _residency_of(network: nn.Module | None) -> Residency:
+    """Where a network shares its room; one that knows of no others, if it does with none."""
+    residence = None if network is None else residence_of(network)
+    return Residency() if residence is None else residence.residency

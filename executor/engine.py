@@ -6,7 +6,7 @@ does not depend on it.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
@@ -57,6 +57,8 @@ class Engine:
         self._starting: deque[tuple[Job, NodeId]] = deque()
         self._ready: deque[tuple[NodeRun, Answer]] = deque()
         self._waiting: deque[NodeRun] = deque()
+        self._rows_that_fit: dict[Hashable, int] = {}  # in one forward pass, where not all did
+        workspace.devices.residency.on_shortage = self.cache.leave_device
 
     def submit(self, job: Job) -> None:
         """Take a job on; it runs with the others from the next step on."""
@@ -151,6 +153,9 @@ class Engine:
         try:
             outputs = run.resume(answer)
         except Exception as error:  # one node's failure is not the others': the node's door
+            if self._can_begin_again(run, before or answer, error):
+                self._ready.append((run, None))
+                return
             del self._runs[run.key]
             for job, node_id in run.members:
                 self._fail(job, node_id, error)
@@ -167,6 +172,16 @@ class Engine:
         for job, node_id in run.members:
             self._advance(job, node_id, outputs)
 
+    def _can_begin_again(self, run: NodeRun, was_further: object, error: Exception) -> bool:
+        """Whether a node may be run anew, because there is memory now that had run out."""
+        from executor.devices import is_out_of_memory, relieved
+
+        if was_further is not None or run.node.is_output or not is_out_of_memory(error):
+            return False
+        run.close()
+        what = f"in {type(run.node).__name__}"
+        return relieved(self.workspace.devices.residency, what)
+
     def _advance(self, job: Job, node_id: NodeId, outputs: Outputs) -> None:
         """A node's outputs are there: tell, and see what became ready."""
         self.emit(Executed(job.id, node_id, outputs.files))
@@ -181,6 +196,9 @@ class Engine:
 
     def _end_if_over(self, job: Job) -> None:
         if job.is_over and self.jobs.pop(job.id, None):
+            if not self.jobs:  # the next ones may be smaller
+                self._rows_that_fit.clear()
+                self.workspace.devices.residency.relax()
             self.emit(Ended(job.id, Outcome.FAILED if job.failures else Outcome.SUCCEEDED))
 
     def _tell_progress(self, run: NodeRun, before: Eval | None) -> None:
@@ -220,19 +238,35 @@ class Engine:
 
     def _evaluate(self, requests: Sequence[Eval]) -> Sequence[Answer]:
         """Answer compatible requests with one forward pass, or with several if that one fails."""
-        from executor.devices import is_out_of_memory
-        from executor.sampling.forward import evaluate
-
         try:
-            return evaluate(requests)
+            return self._evaluated(requests)
         except Exception as error:  # one request's failure is not the others': the batch's door
             cause = error
-        if is_out_of_memory(cause) and self.free_memory():
-            return self._evaluate(requests)
         if len(requests) == 1:
             return [cause]
         half = len(requests) // 2
         return [*self._evaluate(requests[:half]), *self._evaluate(requests[half:])]
+
+    def _evaluated(self, requests: Sequence[Eval]) -> Sequence["Tensor"]:
+        """The answers; with fewer rows at once where memory does not allow for all."""
+        import torch
+
+        from executor.devices import in_parts
+        from executor.sampling.forward import evaluate, rows_of
+
+        key, sizes = requests[0].key, [len(request.x) for request in requests]
+        done = in_parts(
+            sum(sizes),
+            lambda start, stop: evaluate(rows_of(requests, start, stop)),
+            at_once=self._rows_that_fit.get(key, sum(sizes)),
+            what="evaluating a diffusion model",
+            residency=self.workspace.devices.residency,
+            advice="make a smaller picture",
+        )
+        if len(done.parts) == 1:
+            return done.parts[0]
+        self._rows_that_fit[key] = done.at_once
+        return torch.cat([rows for part in done.parts for rows in part]).split(sizes)
 
     def free_memory(self) -> bool:
         """Forget cached outputs that no running job has planned on. False if there are none."""

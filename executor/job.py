@@ -160,9 +160,10 @@ class NodeRun:
         return None
 
     def close(self) -> None:
-        """Give up between two steps."""
+        """Give up between two steps; it could begin again."""
         if self._steps is not None:
             self._steps.close()
+            self._steps = None
 
     def _outputs(self, result: Any) -> Outputs:
         """What ``run`` returned, held to what its annotation says."""

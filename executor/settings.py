@@ -138,6 +138,16 @@ class Settings(BaseModel):
         "1 is what ComfyUI does today on a CPU; 0 is what its version 0.3.64 did, where that noise "
         "began with the very numbers of the initial noise.",
     )
+    model_bytes: ByteSize | None = Field(
+        default=None,
+        description="How much of the device's memory the weights of models may take, like 6GiB; "
+        "what does not fit waits in host memory, and a model that is larger is computed part by "
+        "part. By default what is free of a GPU, or 60 % of what is free of a host's memory.",
+    )
+    reserved_bytes: ByteSize = Field(
+        default=ByteSize(0),
+        description="How much of the device's memory models leave to other programs, like 1GiB.",
+    )
     device_cache_bytes: ByteSize | None = Field(
         default=None,
         description="How much of the device's memory may hold results for later runs, like 4GiB. "

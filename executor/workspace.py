@@ -46,7 +46,9 @@ class Workspace:
         """What this process computes on. Raises SettingsError for a device that is not there."""
         from executor.devices import Devices
 
-        return Devices.choose(self.settings.device, self.settings.dtype)
+        settings = self.settings
+        chosen = Devices.choose(settings.device, settings.dtype)
+        return chosen.limited(settings.model_bytes, settings.reserved_bytes)
 
     @property
     def device(self) -> "torch.device":

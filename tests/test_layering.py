@@ -28,11 +28,15 @@ COMPUTES = (
     "executor/latents.py",
     "executor/masks.py",
     "executor/pictures.py",
+    "executor/presence.py",
+    "executor/residency.py",
     "executor/resampling.py",
+    "executor/streaming.py",
     "executor/testing.py",
     "executor/testing_control.py",
     "executor/testing_upscale.py",
     "executor/tiling.py",
+    "executor/weight_place.py",
 )
 """What nodes and the engine import when something runs; all else is light."""
 
@@ -148,6 +152,7 @@ def test_sampling_knows_the_vocabulary_only(source: str) -> None:
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("executor/models/")])
 def test_models_know_the_vocabulary_devices_noise_schedules_and_sizes_only(source: str) -> None:
     known = ("executor.models", "executor.devices", "executor.resampling", "executor.tiling")
+    known += ("executor.presence", "executor.residency")
     known += ("executor.sampling.noise_schedules", "executor.sampling.schedules")
     assert all(is_below(module, *known) for module in ours(source) - VOCABULARY)
 

@@ -21,6 +21,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "WEFT_WORKERS": "cuda:0, cuda:1",
         "WEFT_DTYPE": "bfloat16",
         "WEFT_ANCESTRAL_SEED_OFFSET": "0",
+        "WEFT_MODEL_BYTES": "6GiB",
+        "WEFT_RESERVED_BYTES": "1GiB",
         "WEFT_DEVICE_CACHE_BYTES": "4GiB",
         "WEFT_HOST_CACHE_BYTES": "1000",
         "WEFT_MAX_BATCH_ROWS": "8",
@@ -58,6 +60,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         workers=("cuda:0", "cuda:1"),
         dtype="bfloat16",
         ancestral_seed_offset=0,
+        model_bytes=6 * 2**30,  # pyright: ignore[reportArgumentType]
+        reserved_bytes=2**30,  # pyright: ignore[reportArgumentType]
         device_cache_bytes=4 * 2**30,  # pyright: ignore[reportArgumentType]
         host_cache_bytes=1000,  # pyright: ignore[reportArgumentType]
         max_batch_rows=8,

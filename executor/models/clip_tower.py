@@ -16,6 +16,7 @@ from executor.errors import InputError
 from executor.models.families import TextTower
 from executor.models.prompt import Token
 from executor.models.weights import Weights
+from executor.presence import present
 
 Chunk: TypeAlias = Sequence[Token[Tensor]]
 ClipNetwork: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -72,6 +73,10 @@ class ClipTower:
 
         A layer before the first means the last. Raises InputError for one that the file leaves out.
         """
+        with present(self.network):
+            return self._encoded(chunks, end, layer)
+
+    def _encoded(self, chunks: Sequence[Chunk], end: int, layer: int | None) -> Encoded:
         model = self.model
         numbers = torch.tensor(
             [[token.value if isinstance(token.value, int) else 0 for token in c] for c in chunks]

@@ -22,6 +22,8 @@ from executor.models.families import FAMILIES
 from executor.models.part import Part
 from executor.models.unet import UNet
 from executor.ports import DiffusionModel, Residuals
+from executor.presence import lasting_bytes, present, state_of
+from executor.residency import Turn
 from executor.steps import ControlInput, Inputs
 
 _PIXELS = 8  # of the picture, for one of the latent
@@ -50,9 +52,8 @@ class ControlNet:
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        parts = (self.reader, self.network)
-        return sum(weight.nbytes for part in parts for weight in part.parameters())
+        """How much its weights take, without what a file holds for as long as they can leave."""
+        return lasting_bytes(self.network, self.reader)
 
     def fitted(self, model: DiffusionModel) -> "ControlNet":
         """Itself. Raises InputError for a model of other widths than it was trained beside."""
@@ -60,6 +61,8 @@ class ControlNet:
             own, others = _interface(self.config), _interface(model.config)
             if not self._attends:
                 own["context"] = others["context"]
+            if own["vector"] is None:  # it looks at no more than the prompt: unCLIP's is SD 2.x's
+                own["vector"] = others["vector"]
             if own != others:
                 raise InputError(
                     f"{self.name} is a ControlNet for {_described(own)}; this model is "
@@ -81,25 +84,28 @@ class ControlNet:
 
         @torch.no_grad()
         def read(rows: Tensor) -> Tensor:
-            return self.reader(rows.to(device, self.dtype))
+            with present(self.network):
+                return self.reader(rows.to(device, self.dtype))
 
         layer_bytes = first * pixels[0, 0].numel() * self.dtype.itemsize
         what = "while a ControlNet reads pictures"
-        return (in_batches(pixels, read, row_bytes=3 * layer_bytes, what=what),)
+        network = self.network
+        return (in_batches(pixels, read, row_bytes=3 * layer_bytes, what=what, network=network),)
 
     def residuals(
         self, seen: Tensor, timesteps: Tensor, inputs: Inputs, control: ControlInput
     ) -> Residuals:
         """What it adds at each skip connection and in the middle, float32."""
         vector = inputs.vector
-        skips, middle = self.network(
-            seen.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=inputs.tokens.to(self.dtype),
-            controlnet_cond=control.hints[0],
-            class_labels=None if vector is None else vector.to(self.dtype),
-            return_dict=False,
-        )
+        with present(self.network):
+            skips, middle = self.network(
+                seen.to(self.dtype),
+                timesteps,
+                encoder_hidden_states=inputs.tokens.to(self.dtype),
+                controlnet_cond=control.hints[0],
+                class_labels=None if vector is None else vector.to(self.dtype),
+                return_dict=False,
+            )
         scale = control.strength.float()[:, None, None, None]
         *skips, middle = (self._pooled(part) * scale for part in (*skips, middle))
         return Residuals(skips=skips, middle=middle)
@@ -125,7 +131,7 @@ def load_controlnet(
             "DiffControlNetLoader, which adds the model's weights to it"
         )
     made.fitted(base)
-    _add(made.network, base.network.state_dict())
+    _add(made.network, state_of(base.network))
     made.key = (made.key, base.weights_key)
     return made
 
@@ -135,7 +141,9 @@ def load_network(file: ControlFile, devices: Devices) -> ControlNet:
     part = Part("ControlNet", file.header, file.keys)
     network = part.build(lambda: ControlNetModel(**control_config(file.shapes, file.hints)))
     dtype = devices.unet_dtype(part.stored_dtype(network))
-    part.fill(network, devices, dtype)
+    # To what is only a difference, another network's weights will be added.
+    turn = Turn.NEVER if file.kind is ControlKind.DIFFERENCE else Turn.CONTROL
+    part.fill(network, devices, dtype, turn=turn)
     key: Hashable = ("controlnet", file.identity, dtype, file.is_pooled)
     return ControlNet(network, name=file.path.name, key=key, is_pooled=file.is_pooled)
 

@@ -21,6 +21,7 @@ from executor.models.control_file import ControlFile
 from executor.models.control_layout import control_names, hint_widths
 from executor.models.unet import UNet
 from executor.ports import DiffusionModel, Residuals
+from executor.presence import state_of
 from executor.steps import ControlInput, Inputs
 
 OF_THE_UNET = (
@@ -77,7 +78,7 @@ class ControlLora:
                 conditioning_embedding_out_channels=tuple(hint_widths(shapes)),
                 **config,
             )
-        weights: Mapping[str, Tensor] = model.network.state_dict()
+        weights: Mapping[str, Tensor] = state_of(model.network)
         wanted = network.state_dict()
         try:
             state = {

@@ -15,6 +15,7 @@ from executor.models.part import Part
 from executor.models.text import ClipText, FindEmbedding
 from executor.models.text_place import TextPlace, text_place
 from executor.models.weights import Weights
+from executor.residency import Turn
 
 _IN_FOLDERS = ("text_model.", "")
 
@@ -63,7 +64,7 @@ def load_weights(
             )
         )
     )
-    part.fill(network, devices, devices.text_dtype)
+    part.fill(network, devices, devices.text_dtype, turn=Turn.TEXT_ENCODER)
     weights = Weights(network)
     tower = ClipTower(weights, rules)
     positions = torch.arange(tower.length, device=devices.device)

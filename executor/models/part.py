@@ -1,7 +1,8 @@
 """One network of a model file: built without storage, checked, then filled from the mapped file.
 
-A tensor goes from the file to its device and precision in one step; where neither changes, it stays
-a view of the file. All that the header can tell is checked before a weight is read.
+A tensor goes from the file to its device and precision in one step, at once or when it is computed
+with; where neither changes, it stays a view of the file. All that the header can tell is checked
+before a weight is read.
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from executor.devices import Devices
 from executor.errors import ModelFileError
 from executor.models.header import Header
 from executor.models.layout import Stored
+from executor.residency import Turn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -67,10 +69,13 @@ class Part:
         dtype: torch.dtype,
         *,
         rounded: torch.dtype | None = None,
+        turn: Turn = Turn.NEVER,
     ) -> None:
         """Give the network its weights; all of them, or none and a ModelFileError.
 
         Each is of ``dtype``, and where that is said ``rounded`` to the numbers of another before.
+        A network with a ``turn`` to leave the device is computed with under ``present`` only
+        (``executor.presence``).
         """
         wanted = {name: tuple(meta.shape) for name, meta in network.state_dict().items()}
         stored = self._stored(wanted)
@@ -78,7 +83,7 @@ class Part:
         by_file: dict[Path, list[str]] = {}
         for name, at in stored.items():
             by_file.setdefault(self.header.path_of(at.key), []).append(name)
-        state: dict[str, Tensor] = {}
+        homes: dict[str, Tensor] = {}
         for path, names in by_file.items():
             try:
                 with safe_open(path, framework="pt") as file:
@@ -86,17 +91,18 @@ class Part:
                         taken = _taken(file.get_tensor(stored[name].key), stored[name])
                         if rounded is not None:
                             taken = taken.to(rounded)
-                        state[name] = taken.reshape(wanted[name]).to(
-                            device=devices.device,
-                            dtype=dtype,
-                            memory_format=devices.memory_format
-                            if len(wanted[name]) == 4
-                            else torch.contiguous_format,
-                        )
+                        homes[name] = taken.reshape(wanted[name])
             except (SafetensorError, OSError) as error:
                 raise ModelFileError(f"{path.name} cannot be read: {error}") from error
-        network.load_state_dict(state, assign=True)
-        network.eval().requires_grad_(False)
+        devices.residency.admit(
+            network,
+            {name: homes[name] for name in wanted},  # in the network's order, not the file's
+            device=devices.device,
+            dtype=dtype,
+            layout=devices.memory_format,
+            title=f"the {self.title} of {self.header.path.name}",
+            turn=turn,
+        )
 
     def _stored(self, names: Iterable[str]) -> dict[str, Stored]:
         """Where each tensor of the network is."""

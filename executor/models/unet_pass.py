@@ -15,6 +15,7 @@ from torch import Tensor
 
 from executor.patches import NetworkPatch, Rows
 from executor.ports import Residuals
+from executor.presence import present
 from executor.steps import Inputs
 
 
@@ -76,6 +77,7 @@ def _pass(
         seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
     further = _additional(added, dtype)
     with ExitStack() as stack:
+        stack.enter_context(present(network))
         if grounding is not None:
             objects = grounding.objects.to(dtype)
             further["cross_attention_kwargs"] = {"gligen": {"objects": objects}}

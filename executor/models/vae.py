@@ -15,6 +15,7 @@ from torch import Tensor
 from executor.devices import in_batches
 from executor.errors import InputError, ModelFileError
 from executor.ports import Tiling
+from executor.presence import lasting_bytes, present
 from executor.tiling import Compute, tiled
 
 FALLBACK = Tiling(size=512, overlap=128)
@@ -44,8 +45,8 @@ class Autoencoder:
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """How much its weights take, without what a file holds for as long as they can leave."""
+        return lasting_bytes(self.network)
 
     def encode(self, pixels: Tensor, tiling: Tiling | None = None) -> Tensor:
         """(B, H, W, C) in [0, 1] → unscaled latents (B, C', H/8, W/8), float32.
@@ -67,7 +68,8 @@ class Autoencoder:
         pixels = pixels.expand(-1, -1, -1, 3).movedim(-1, 1)  # (B, 3, H, W)
 
         def compute(rows: Tensor) -> Tensor:
-            (posterior,) = self.network.encode(rows.to(self.network.dtype), return_dict=False)
+            with present(self.network):
+                (posterior,) = self.network.encode(rows.to(self.network.dtype), return_dict=False)
             return posterior.mode().float()
 
         scale = Fraction(1, factor)
@@ -83,7 +85,8 @@ class Autoencoder:
 
         def compute(rows: Tensor) -> Tensor:
             latents = cast("torch.FloatTensor", rows.to(self.network.dtype))
-            (decoded,) = self.network.decode(latents, return_dict=False)
+            with present(self.network):
+                (decoded,) = self.network.decode(latents, return_dict=False)
             return decoded.float()
 
         scale = Fraction(self.factor)
@@ -114,6 +117,7 @@ class Autoencoder:
                 row_bytes=int(pixels * bytes_per_pixel),
                 what=what,
                 in_tiles=None if tiling else in_tiles,
+                network=self.network,
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from executor.models.adapters import Adapter
+from executor.presence import Changed, lasting_bytes, weight_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -62,11 +63,12 @@ class Weights(Generic[M]):
             return self.loaded
         # Weights made in inference mode could not be read outside of it.
         with torch.inference_mode(mode=False), torch.no_grad():
+            made = Changed(self.loaded)
             changed = {
-                name: _rounded(self._merged(name), self.loaded.get_parameter(name))
+                name: made.add(name, _rounded(self._merged(name), weight_of(self.loaded, name)))
                 for name in self._touched
             }
-        return _with(self.loaded, changed)
+        return made.settle(_with(self.loaded, changed))
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -87,10 +89,13 @@ class Weights(Generic[M]):
 
     @cached_property
     def nbytes(self) -> int:
-        """How much they take themselves; ``base`` counts what they share with it."""
+        """How much they take themselves, without what a file holds for as long as it can leave.
+
+        ``base`` counts what they share with it.
+        """
         if self.changes:
             return sum(self.loaded.get_parameter(name).nbytes for name in self._touched)
-        return sum(weight.nbytes for weight in self.loaded.parameters())
+        return lasting_bytes(self.loaded)
 
     @property
     def _touched(self) -> set[str]:
@@ -98,7 +103,7 @@ class Weights(Generic[M]):
 
     def _merged(self, name: str) -> Tensor:
         """A parameter after all changes, in their order, float32."""
-        weight = self.loaded.get_parameter(name).float()
+        weight = weight_of(self.loaded, name).float()
         for change in self.changes:
             adapter = change.adapters.get(name)
             if adapter is not None:

@@ -7,6 +7,7 @@ alone, up to rounding: other batch sizes choose other kernels (in float32, 1e-5 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,22 @@ def evaluate(requests: Sequence[Eval]) -> list[Tensor]:
         rows = denoised.split([len(request.x) for request in group])
         answers.update(zip(members, rows, strict=True))
     return [answers[index] for index in range(len(requests))]
+
+
+def rows_of(requests: Sequence[Eval], start: int, stop: int) -> list[Eval]:
+    """Some of the rows of all requests, counted through them."""
+    found: list[Eval] = []
+    for request in requests:
+        count = len(request.x)
+        first, last = max(0, start), min(count, stop)
+        if first < last == count and first == 0:
+            found.append(request)
+        elif first < last:
+            places = torch.arange(first, last, device=request.x.device)
+            x, sigma = request.x[first:last], request.sigma[first:last]
+            found.append(replace(request, x=x, sigma=sigma, inputs=request.inputs.rows(places)))
+        start, stop = start - count, stop - count
+    return found
 
 
 def together(lengths: Sequence[int]) -> list[list[int]]:
