@@ -1,5 +1,6 @@
 """The nodes that steer: inputs as on the wire, whole runs from files, and what is refused."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -9,8 +10,11 @@ from steered import picture
 from torch import Tensor
 
 from executor import Cond, Context, Control, Grounding, Latent, PathError, Steps, testing
+from executor.cli.model_check import model_problems
+from executor.graph import check
 from executor.paths import Folders
 from executor.sampling.forward import evaluate
+from executor.session import Session
 from executor.settings import Settings
 from executor.testing_control import (
     write_tiny_adapter,
@@ -216,9 +220,69 @@ def test_what_is_not_there_is_told_with_the_nearest_name(ctx: Context) -> None:
         ControlNetLoader(control_net_name="cany.safetensors").run(ctx)
 
 
+def workflow(control: str = "canny.safetensors", boxes: str = "boxes.safetensors") -> Any:
+    """A whole workflow with a control and a phrase at a place."""
+    numbers = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    return {
+        "1": made("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
+        "2": made("CLIPTextEncode", text="a red circle", clip=["1", 1]),
+        "3": made("LoadImage", image="red_circle.png"),
+        "4": made("ControlNetLoader", control_net_name=control),
+        "5": made("ControlNetApply", conditioning=["2", 0], control_net=["4", 0], image=["3", 0]),
+        "6": made("GLIGENLoader", gligen_name=boxes),
+        "7": made(
+            "GLIGENTextBoxApply",
+            conditioning_to=["5", 0],
+            clip=["1", 1],
+            gligen_textbox_model=["6", 0],
+            text="circle",
+        ),
+        "8": made("EmptyLatentImage", width=64, height=64, batch_size=2),
+        "9": made(
+            "KSampler",
+            model=["1", 0],
+            positive=["7", 0],
+            negative=["2", 0],
+            latent_image=["8", 0],
+            **numbers,
+        ),
+        "10": made("VAEDecode", samples=["9", 0], vae=["1", 2]),
+        "11": made("SaveImage", images=["10", 0], filename_prefix="steered"),
+    }
+
+
+def made(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def base_of(ctx: Context) -> Path:
+    return ctx.find("checkpoints", "tiny.safetensors").parents[2]
+
+
+def test_a_whole_workflow_makes_pictures(ctx: Context) -> None:
+    settings = Settings(base_directory=base_of(ctx), device="cpu", custom_nodes=False)
+    assert len(Session(settings).run(workflow())["11"]) == 2
+
+
+def test_files_of_another_kind_are_found_before_a_workflow_runs(ctx: Context) -> None:
+    folders, models = Folders(Settings(base_directory=base_of(ctx))), base_of(ctx) / "models"
+    (models / "controlnet/odd.safetensors").hardlink_to(models / "gligen/boxes.safetensors")
+    (models / "gligen/odd.safetensors").hardlink_to(models / "controlnet/canny.safetensors")
+
+    def said(prompt: Any) -> list[str]:
+        return [str(problem) for problem in model_problems(check(prompt, folders).graph, folders)]
+
+    assert said(workflow("folder")) == said(workflow("depth.safetensors")) == []
+    control, gligen = said(workflow("odd.safetensors", "odd.safetensors"))
+    is_one = "odd.safetensors is a GLIGEN network, not a ControlNet or T2I-Adapter"
+    assert f"{is_one}; such files belong in the folder gligen" in control
+    assert "odd.safetensors is a ControlNet, not a GLIGEN network" in gligen
+    for folder in ("controlnet", "gligen"):
+        (models / folder / "odd.safetensors").unlink()
+
+
 def test_folders_of_controls_are_listed_with_the_files(ctx: Context) -> None:
-    base = ctx.find("checkpoints", "tiny.safetensors").parents[2]
-    assert Folders(Settings(base_directory=base)).names("controlnet") == [
+    assert Folders(Settings(base_directory=base_of(ctx))).names("controlnet") == [
         *("canny.safetensors", "depth.safetensors", "difference.safetensors"),
         *("folder", "lora.safetensors", "union.safetensors"),
     ]
