@@ -1,9 +1,9 @@
 """FreeU (Si et al. 2023): on the way up more of the backbone, less of the skips' low frequencies.
 
 Where the features are four or two times as wide as the first ones, half of their channels are
-scaled by b (§3.2, eq. 1) and the lowest frequencies of the skip connection by s (eq. 2 to 4). The
-second version scales by what the features' mean says of each place. As in ComfyUI the width decides
-where, so the first block after a change of size counts with those before it.
+scaled by b and the lowest frequencies of the skip connection by s (§3.2). The second version scales
+by what the features' mean says of each place. As in ComfyUI the width decides where, so the first
+block after a change of size counts with those before it.
 """
 
 from collections.abc import Generator

@@ -20,7 +20,7 @@ from executor.patches import NetworkPatch, Rows
 
 @dataclass(frozen=True, slots=True)
 class PerturbedAttention(NetworkPatch):
-    """Each token sees itself only (Ahn et al. 2024, §4.2), so the picture loses its structure."""
+    """Each token sees itself only (Ahn et al. 2024), so the picture loses its structure."""
 
     @contextmanager
     def applied(self, network: Any, rows: Rows) -> Generator[None]:
@@ -38,7 +38,7 @@ class PerturbedAttention(NetworkPatch):
 class WatchedAttention(NetworkPatch):
     """Reports where the middle looks: (B, 1, h, w), 1 where it looks more than ``threshold``.
 
-    Hong et al. (2023), eq. 9: what all tokens together pay a token in the first transformer,
+    Hong et al. (2023): what all tokens together pay a token in the first transformer,
     averaged over heads; 1 is as much as each pays in all.
     """
 
