@@ -63,8 +63,6 @@ class ControlNet:
                 own["context"] = others["context"]
             if own["vector"] is None:  # it looks at no more than the prompt: unCLIP's is SD 2.x's
                 own["vector"] = others["vector"]
-            if own["vector"] is None:  # it looks at no more than the prompt: unCLIP's is SD 2.x's
-                own["vector"] = others["vector"]
             if own != others:
                 raise InputError(
                     f"{self.name} is a ControlNet for {_described(own)}; this model is "
