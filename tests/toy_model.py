@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from executor.patches import Patch
-from executor.ports import Canvas, Cond
+from executor.ports import Canvas, Cond, Objective
 from executor.sampling.forward import evaluate
 from executor.sampling.guidance import repeated
 from executor.sampling.schedules import DiscreteSchedule
@@ -33,6 +33,14 @@ class ToyModel:
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
+
+    def patched(self, patch: Patch) -> "ToyModel":
+        other = ToyModel()
+        other.patches = (*self.patches, patch)
+        return other
+
+    def with_objective(self, objective: Objective) -> "ToyModel":
+        return self  # exact, whatever it was trained to predict
 
     def inputs(self, cond: Cond, canvas: Canvas, *, is_negative: bool) -> Inputs:
         return Inputs(repeated(cond.tokens, len(canvas.clean)))
