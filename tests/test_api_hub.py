@@ -143,22 +143,24 @@ async def test_what_was_held_comes_without_what_was_told_otherwise():
 
 
 @on_a_loop
-async def test_a_hub_forgets_who_is_gone_and_shares_nothing_between_clients():
+async def test_a_hub_forgets_who_is_gone_and_shares_nothing_between_clients_or_owners():
     hub = Hub()
-    sockets = [Socket(name, lambda: None, asyncio.Event().wait) for name in ("a", "a", "b")]
+    sockets = [
+        Socket(name, lambda: None, asyncio.Event().wait, scope)
+        for name, scope in (("a", None), ("a", "ann"), ("a", "bob"), ("b", "ann"))
+    ]
     for socket in sockets:
         hub.add(socket)
-    hub.post("a", Message("for a"))
-    hub.post("", Message("for nobody"))
-    hub.broadcast(Message("for all"))
-    assert [len(socket.outbox) for socket in sockets] == [2, 2, 1]
-    assert len(hub) == 3
+    assert hub.of("a", "ann") == sockets[:2]
+    assert hub.of("a", "") == sockets[:1]
+    assert hub.of("", "ann") == []
+    assert len(hub) == 4
     for socket in sockets:
         hub.remove(socket)
         hub.remove(socket)
     assert list(hub) == []
     assert len(hub) == 0
-    assert not hub.of("a")
+    assert not hub.of("a", "ann")
 
 
 @on_a_loop
@@ -168,8 +170,9 @@ async def test_messages_of_every_length_arrive_as_they_were_sent(tmp_path):
         texts = ["ü" * (length // 2) + "x" * (length % 2) for length in lengths]
         sent = [*texts, *(bytes(length) for length in lengths), "end"]
         await heard(ws)
+        (socket,) = server.app[HUB].of("me", "")
         for payload in sent:
-            server.app[HUB].post("me", Message(payload))
+            socket.post(Message(payload))
         assert [(await ws.receive()).data for _ in sent] == sent
 
 

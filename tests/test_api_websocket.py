@@ -391,7 +391,8 @@ async def test_pictures_are_sent_to_the_client_of_the_job_and_to_nobody_else(tmp
             assert [frame[:8] for frame in frames] == [b"\0\0\0\1\0\0\0\2"] * 2
             assert all(red(frame[8:]) for frame in frames)
             assert not any("temp" in str(message) for message in told)
-        server.app[HUB].post("you", Message("that was all"))
+        (you,) = server.app[HUB].of("you", "")
+        you.post(Message("that was all"))
         while (text := await other.receive()).data != "that was all":
             assert text.type is WSMsgType.TEXT
 
@@ -502,9 +503,11 @@ async def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut_off(tmp_pa
         job_id = await server.submit(waiting("w"), client_id="me")
         await heard_until(ws, "executing", node="1")
         hub = server.app[HUB]
-        assert len(hub.of("me")) == 2
-        while len(hub.of("me")) == 2:  # 1 MB at a time, until its kernel and its outbox are full
-            for socket in list(hub.of("me")):
+        assert len(hub.of("me", "")) == 2
+        while (
+            len(hub.of("me", "")) == 2
+        ):  # 1 MB at a time, until its kernel and its outbox are full
+            for socket in list(hub.of("me", "")):
                 socket.post(Message(json.dumps({"type": "x", "data": "y" * 1_000_000})))
             await heard_until(ws, "x")
         open_gate("w")

@@ -135,7 +135,7 @@ def create_app(
     app[metrics.METRICS] = metrics.Metrics()
     app[catalogue.CATALOGUE] = catalogue.Catalogue(folders)
     app[log_entries.LOG_ENTRIES] = log_entries.LogEntries()
-    app[preferences.PREFERENCES] = preferences.Preferences(folders.user / userdata.USER)
+    app[preferences.PREFERENCES] = preferences.Preferences()
     app[frontend.FRONTEND] = frontend.find_frontend(settings.front_end_root)
     app.cleanup_ctx.append(log_entries.keeping)
     app.cleanup_ctx.append(job_log.watching)

@@ -37,7 +37,6 @@ LISTED: Mapping[str, Listed] = {
     "StyleModelLoader": Listed(
         "Load Style Model", {"style_model_name": "style_models"}, ("STYLE_MODEL",)
     ),
-    "UNETLoader": Listed("Load Diffusion Model", {"unet_name": "diffusion_models"}, ("MODEL",)),
 }
 """Without these the official frontend 1.27.10 makes no file widget of any node.
 

@@ -15,6 +15,7 @@ from executor.api.keys import BELLS, IS_ANSWERING, JOB_ID, LEDGER
 from executor.api.messages import rendered
 from executor.api.refusal import Refusal
 from executor.api.replies import json_text
+from executor.api.tokens import is_still_known, scope_of
 from executor.ledger import EventKind, JobEvent
 
 KEEP_ALIVE_S = 15.0
@@ -28,7 +29,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     request[JOB_ID] = job_id = request.match_info["job_id"]
     since = _since(request)
     with app[BELLS].listening(job_id) as bell:
-        record = await app[LEDGER].job_record(job_id)
+        record = await app[LEDGER].job_record(job_id, scope_of(request))
         if record is None:
             raise Refusal(404, "job_not_found", f"there is no job {job_id[:200]!r}")
         told = await app[LEDGER].events_of_job(job_id, since)
@@ -55,6 +56,8 @@ async def events(request: web.Request) -> web.StreamResponse:
                 told = await app[LEDGER].events_of_job(job_id, since)
                 if not told and await app[LEDGER].job_record(job_id) is None:
                     break  # it was deleted meanwhile
+                if not is_still_known(request):
+                    break
             await response.write_eof()
     return response
 

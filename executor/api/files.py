@@ -9,6 +9,7 @@ from aiohttp import web
 
 from executor.api.file_reply import file_reply, is_known, made_reply, unchanged_reply
 from executor.api.keys import DECODING, FOLDERS, SETTINGS
+from executor.api.ownership import may_read
 from executor.api.refusal import Refusal
 from executor.api.renditions import Channel, PreviewFormat, one_channel, preview
 from executor.errors import OutsideError, PathError
@@ -21,8 +22,8 @@ async def view(request: web.Request) -> web.StreamResponse:
     """Answer with a file of the input, output or temp folder."""
     query = request.query
     place = place_of(query.get("type") or "output")
-    path = await asyncio.to_thread(
-        find, request.app[FOLDERS], place, query.get("filename", ""), query.get("subfolder", "")
+    path = await find_readable(
+        request, place, query.get("filename", ""), query.get("subfolder", "")
     )
     channel = query.get("channel", "rgba")
     if channel not in ("rgba", *get_args(Channel)):
@@ -46,22 +47,40 @@ async def view(request: web.Request) -> web.StreamResponse:
     return made_reply(body, name=name, content_type=kind, mark=mark)
 
 
+async def find_readable(request: web.Request, place: Place, filename: str, subfolder: str) -> Path:
+    """As ``find``; a file that the caller may not see is not there for it."""
+    folders = request.app[FOLDERS]
+    path = await asyncio.to_thread(find, folders, place, filename, subfolder)
+    if not await may_read(request, *folders.placed(*_named(place, filename, subfolder))):
+        raise _missing(place, filename)
+    return path
+
+
 def find(folders: Folders, place: Place, filename: str, subfolder: str) -> Path:
     """The file of a place, or of the one that its name mentions. Raises Refusal, PathError."""
     if not filename:
         raise Refusal(400, "bad_request", "filename must say which file to show")
     if filename.startswith("/") or ".." in filename.split("/"):
         raise Refusal(400, "bad_file_name", f"{filename[:100]!r} is no name of a file in a folder")
-    for mentioned in PLACES:
-        if filename.endswith(f" [{mentioned}]"):
-            place, filename = place_of(mentioned), filename.removesuffix(f" [{mentioned}]")
     try:
-        found = folders.find_or_none(place, f"{subfolder}/{filename}" if subfolder else filename)
+        found = folders.find_or_none(*_named(place, filename, subfolder))
     except OutsideError as error:
         raise Refusal(403, "outside", str(error)) from error
     if found is None:
-        raise PathError(f"there is no file {filename[:100]!r} in the folder {place}")
+        raise _missing(place, filename)
     return found
+
+
+def _named(place: str, filename: str, subfolder: str) -> tuple[str, str]:
+    """The place that is meant, and a file's name in it."""
+    for mentioned in PLACES:
+        if filename.endswith(f" [{mentioned}]"):
+            place, filename = mentioned, filename.removesuffix(f" [{mentioned}]")
+    return place, f"{subfolder}/{filename}" if subfolder else filename
+
+
+def _missing(place: str, filename: str) -> PathError:
+    return PathError(f"there is no file {filename[:100]!r} in the folder {place}")
 
 
 def place_of(name: str) -> Place:

@@ -7,6 +7,7 @@ from aiohttp import web
 from executor.api.body import flag, object_body, texts, whole_number
 from executor.api.keys import JOB_ID, LEDGER
 from executor.api.replies import json_text, text_reply
+from executor.api.tokens import scope_of
 from executor.api.wire_jobs import MOST_JOBS, NEWEST, entry_text
 from executor.ledger import FullJob
 
@@ -17,14 +18,15 @@ async def history(request: web.Request) -> web.Response:
     limit = whole_number(request, "max_items", most=MOST_JOBS)
     if offset is not None and offset < 0:  # so ComfyUI says "the newest"
         offset = None
-    jobs = await request.app[LEDGER].history(NEWEST if limit is None else limit, offset)
+    limit = NEWEST if limit is None else limit
+    jobs = await request.app[LEDGER].history(limit, offset, scope_of(request))
     return text_reply(_by_id(jobs))
 
 
 async def history_of_job(request: web.Request) -> web.Response:
     """One job that is over, by its id; nothing, if there is none or it is not over."""
     request[JOB_ID] = job_id = request.match_info["job_id"]
-    job = await request.app[LEDGER].job(job_id)
+    job = await request.app[LEDGER].job(job_id, scope_of(request))
     return text_reply(_by_id([job] if job and job.record.state.is_over else []))
 
 
@@ -33,9 +35,9 @@ async def change_history(request: web.Request) -> web.Response:
     body = await object_body(request)
     ids = texts(body, "delete")
     if flag(body, "clear"):
-        await request.app[LEDGER].clear_history()
+        await request.app[LEDGER].clear_history(scope_of(request))
     elif ids:
-        await request.app[LEDGER].forget(ids)
+        await request.app[LEDGER].forget(ids, scope_of(request))
     return web.Response()
 
 

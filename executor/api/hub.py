@@ -1,7 +1,8 @@
 """The clients that are connected, and what is sent to them.
 
-A client may have several sockets; all get its events, and none takes over from another. To send is
-to put into outboxes, which waits for nobody.
+A client may have several sockets; all get its events, and none takes over from another. A client's
+id is no secret: a socket gets the events of jobs that it may see, and of no others. To send is to
+put into outboxes, which waits for nobody.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -13,15 +14,24 @@ class Socket:
     """One websocket of a client."""
 
     def __init__(
-        self, client_id: str, drop: Callable[[], None], leave: Callable[[], Awaitable[object]]
+        self,
+        client_id: str,
+        drop: Callable[[], None],
+        leave: Callable[[], Awaitable[object]],
+        scope: str | None = None,
     ) -> None:
-        self.client_id, self.leave = client_id, leave
+        """``scope``: whose jobs it may see; None: everybody's."""
+        self.client_id, self.leave, self.scope = client_id, leave, scope
         self.outbox = Outbox()
         self.takes_preview_metadata = False
         """It said so in its feature flags: previews go to it, with their node."""
         self.follows_numbers = False
         """It asked for what it missed, so it knows more than stock clients do."""
         self._drop = drop
+
+    def sees(self, owner: str) -> bool:
+        """Whether jobs of an owner are for it to see."""
+        return self.scope is None or self.scope == owner
 
     def post(self, message: Message) -> None:
         """Send a message some time; a socket that is too slow is dropped."""
@@ -57,16 +67,7 @@ class Hub:
         if not sockets:
             self._sockets.pop(socket.client_id, None)
 
-    def of(self, client_id: str) -> Collection[Socket]:
-        """The sockets of a client; a job without a client is nobody's."""
-        return self._sockets.get(client_id, {}) if client_id else ()
-
-    def post(self, client_id: str, message: Message) -> None:
-        """Send to one client."""
-        for socket in self.of(client_id):
-            socket.post(message)
-
-    def broadcast(self, message: Message) -> None:
-        """Send to everybody."""
-        for socket in self:
-            socket.post(message)
+    def of(self, client_id: str, owner: str) -> Collection[Socket]:
+        """A client's sockets that see an owner's jobs; a job without a client is nobody's."""
+        sockets = self._sockets.get(client_id, {}) if client_id else {}
+        return [socket for socket in sockets if socket.sees(owner)]

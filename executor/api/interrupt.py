@@ -8,6 +8,7 @@ from executor.api import job_log
 from executor.api.body import flag, object_body, text
 from executor.api.keys import DISPATCHER, JOB_ID, LEDGER, NARRATOR
 from executor.api.refusal import Refusal
+from executor.api.tokens import scope_of
 from executor.events import JobId
 from executor.seats import Running
 
@@ -22,14 +23,16 @@ async def interrupt(request: web.Request) -> web.Response:
     nobody stops what may be another's.
     """
     body = await object_body(request)
-    dispatcher = request.app[DISPATCHER]
+    dispatcher, scope = request.app[DISPATCHER], scope_of(request)
+    running = [job for job in dispatcher.running() if scope in (None, job.taken.owner)]
     prompt_id = text(body, "prompt_id")
     client_id = text(body, "client_id") or request.query.get("clientId")
     if prompt_id:
         request[JOB_ID] = prompt_id
-        await dispatcher.interrupt(prompt_id)
+        if any(job.id == prompt_id for job in running):
+            await dispatcher.interrupt(prompt_id)
         return web.Response()
-    for job in _meant(dispatcher.running(), client_id):
+    for job in _meant(running, client_id):
         request[JOB_ID] = job.id
         await dispatcher.interrupt(job.id)
     return web.Response()
@@ -54,16 +57,19 @@ async def free(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def stop(app: web.Application, job_id: JobId) -> bool:
-    """End a job, whether it waits or runs. False if it is over, or was never there."""
+async def stop(app: web.Application, job_id: JobId, owner: str | None = None) -> bool:
+    """End an owner's job, or anybody's, whether it waits or runs.
+
+    False if it is over, or was never there.
+    """
     for _ in range(TRIES):
-        if events := await app[LEDGER].cancel([job_id]):
+        if events := await app[LEDGER].cancel([job_id], owner):
             job_log.given_up(events)
             app[NARRATOR].given_up(events)
             return True
-        if await app[DISPATCHER].interrupt(job_id):
+        record = await app[LEDGER].job_record(job_id, owner)
+        if record is not None and await app[DISPATCHER].interrupt(job_id):
             return True
-        record = await app[LEDGER].job_record(job_id)
         if record is None or record.state.is_over:
             return False
         await asyncio.sleep(BETWEEN_TRIES_S)

@@ -12,6 +12,7 @@ from executor.api.keys import JOB_ID, LEDGER
 from executor.api.messages import failure
 from executor.api.refusal import Refusal
 from executor.api.replies import json_reply, json_text, text_reply
+from executor.api.tokens import scope_of
 from executor.api.wire_jobs import MOST_JOBS, NEWEST, execution_status, number_on_wire
 from executor.errors import nearest
 from executor.ledger import JobRecord, State
@@ -40,6 +41,7 @@ async def jobs(request: web.Request) -> web.Response:
         _states(request.query.get("status", "")),
         limit=limit,
         offset=offset,
+        owner=scope_of(request),
         sort=sort,
         is_newest_first=is_newest_first,
     )
@@ -55,7 +57,7 @@ async def jobs(request: web.Request) -> web.Response:
 async def job(request: web.Request) -> web.Response:
     """One job with its results and its workflow."""
     request[JOB_ID] = job_id = request.match_info["job_id"]
-    found = await request.app[LEDGER].job(job_id)
+    found = await request.app[LEDGER].job(job_id, scope_of(request))
     if found is None:
         raise Refusal(404, "job_not_found", f"there is no job {job_id[:200]!r}")
     small = _shown(found.record)
@@ -68,7 +70,7 @@ async def job(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """End a job, whether it waits or runs."""
     request[JOB_ID] = job_id = request.match_info["job_id"]
-    return json_reply({"cancelled": await stop(request.app, job_id)})
+    return json_reply({"cancelled": await stop(request.app, job_id, scope_of(request))})
 
 
 async def cancel_several(request: web.Request) -> web.Response:
@@ -77,7 +79,8 @@ async def cancel_several(request: web.Request) -> web.Response:
     if len(ids) > MOST_CANCELLED:
         words = f"job_ids has {len(ids):,} ids; {MOST_CANCELLED:,} at a time is the most"
         raise Refusal(400, "bad_request", words)
-    ended = [await stop(request.app, job_id) for job_id in dict.fromkeys(ids)]
+    scope = scope_of(request)
+    ended = [await stop(request.app, job_id, scope) for job_id in dict.fromkeys(ids)]
     return json_reply({"cancelled": any(ended)})
 
 

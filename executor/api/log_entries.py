@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from executor.api.replies import json_reply
+from executor.api.tokens import refuse_the_scoped
 from executor.logs import TextLines
 
 LOGGERS = ("executor", "weft")
@@ -44,6 +45,7 @@ async def keeping(app: web.Application) -> AsyncGenerator[None]:
 
 async def raw(request: web.Request) -> web.Response:
     """The lines, as the frontend's terminal takes them."""
+    refuse_the_scoped(request, "the log's lines")
     lines = list(request.app[LOG_ENTRIES].lines)
     return json_reply({"entries": lines, "size": {"cols": 80, "rows": 50}})
 

@@ -52,7 +52,7 @@ class Narrator:
         self._shows_all = shows_all
         self.hub, self.bells, self.ledger, self.dispatcher = hub, bells, ledger, dispatcher
         self._progressions: dict[JobId, Progression] = {}
-        self._over: list[tuple[str, JobId]] = []  # clients and jobs whose last words are due
+        self._over: list[Running] = []  # whose last words are due
         self._is_changed = False
         self._news = asyncio.Event()
 
@@ -67,16 +67,18 @@ class Narrator:
         """Jobs were given up in the queue: tell those who keep count of events, and all others
         that there are fewer jobs."""
         for event in events:
-            followers = [s for s in self.hub.of(event.client_id) if s.follows_numbers]
+            sockets = self.hub.of(event.client_id, event.owner)
+            followers = [socket for socket in sockets if socket.follows_numbers]
             self._post(followers, _numbered(event))
             self.bells.ring(event.job_id)
         self.queue_changed()
 
-    async def queue_cleared(self, since: int) -> None:
-        """The same of all jobs that waited, whose ends have numbers above ``since``."""
+    async def queue_cleared(self, since: int, owner: str | None) -> None:
+        """The same of all an owner's jobs that waited, or of everybody's, whose ends have numbers
+        above ``since``."""
         followed = {socket.client_id for socket in self.hub if socket.follows_numbers}
         for client_id in followed:
-            events = await self.ledger.events_of_client(client_id, since)
+            events = await self.ledger.events_of_client(client_id, since, owner=owner)
             # A job that ran has been told of already.
             self.given_up(e for e in events if e.kind is EventKind.ENDED and not e.attempt)
         self.bells.ring_all()
@@ -90,20 +92,25 @@ class Narrator:
         if job.extra_data.get("preview_method") == "none":
             return False
         return self._shows_plainly(job) or any(
-            socket.takes_preview_metadata for socket in self.hub.of(job.taken.client_id)
+            socket.takes_preview_metadata for socket in self._sockets_of(job)
         )
+
+    def _sockets_of(self, job: Running) -> Collection[Socket]:
+        """Whom a job's events are for."""
+        return self.hub.of(job.taken.client_id, job.taken.owner)
 
     def _shows_plainly(self, job: Running) -> bool:
         """Whether previews go to clients, too, that do not say that they know them."""
         return self._shows_all or method_of(job.extra_data) is not None
 
-    async def greeting(self, client_id: str) -> list[str]:
+    async def greeting(self, socket: Socket) -> list[str]:
         """The first words to a socket: the status with its id, and what runs for its client."""
-        counts = await self.ledger.counts()
-        words = [messages.status(counts.remaining, client_id)]
+        counts = await self.ledger.counts(socket.scope)
+        words = [messages.status(counts.remaining, socket.client_id)]
         for job in self.dispatcher.running():
             progression = self._progressions.get(job.id)
-            if job.taken.client_id == client_id and progression and progression.last:
+            is_its = job.taken.client_id == socket.client_id and socket.sees(job.taken.owner)
+            if is_its and progression and progression.last:
                 words.append(messages.executing(job.id, progression.last))
         return words
 
@@ -122,21 +129,25 @@ class Narrator:
             over, self._over = self._over, []
             if is_for_all:
                 self._is_changed, told_all_at = False, monotonic()
-            remaining = (await self.ledger.counts()).remaining
-            status = Message(messages.status(remaining), key="status")
-            if is_for_all:
-                self.hub.broadcast(status)
-            else:
-                for client_id in dict.fromkeys(client_id for client_id, _ in over):
-                    self.hub.post(client_id, status)
-            for client_id, job_id in over:
-                self.hub.post(client_id, Message(messages.executing(job_id, None)))
+            told = {s: None for job in over for s in self._sockets_of(job)}
+            await self._tell_status(list(self.hub) if is_for_all else told)
+            for job in over:
+                self._post(self._sockets_of(job), Message(messages.executing(job.id, None)))
+
+    async def _tell_status(self, sockets: Collection[Socket]) -> None:
+        """Tell how many jobs remain, to each socket of those that it may see."""
+        by_scope: dict[str | None, Message] = {}
+        for scope in {socket.scope for socket in sockets}:
+            counts = await self.ledger.counts(scope)
+            by_scope[scope] = Message(messages.status(counts.remaining), key="status")
+        for socket in sockets:
+            socket.post(by_scope[socket.scope])
 
     # -- what the dispatcher calls -------------------------------------------------------------
 
     def hear(self, job: Running, happening: Happening, kept: JobEvent | None) -> None:
         """Something happened to a job; ``kept`` is what the ledger has of it."""
-        sockets = self.hub.of(job.taken.client_id)
+        sockets = self._sockets_of(job)
         progression = self._progression(job)
         match happening:
             case Executing(node_id=node_id):
@@ -172,7 +183,7 @@ class Narrator:
             self._durable(sockets, kept, progression)
             self.bells.ring(job.id)
         if isinstance(happening, Ended):
-            self._over.append((job.taken.client_id, job.id))
+            self._over.append(job)
             self.queue_changed()
         elif sockets and not isinstance(happening, (Started, Cached)):
             self._schedule(progression)
@@ -247,7 +258,7 @@ class Narrator:
         type, data = messages.rendered(kept)
         if type == "execution_interrupted":
             data |= progression.interrupted()
-            sockets = list(self.hub)
+            sockets = [socket for socket in self.hub if socket.sees(kept.owner)]
         text = messages.message_text(type, data, kept.seq)
         self._post(sockets, Message(text, seq=kept.seq))
 
@@ -265,7 +276,7 @@ class Narrator:
         if progression.timer is not None:
             progression.timer.cancel()
             progression.timer = None
-        sockets = self.hub.of(progression.job.taken.client_id)
+        sockets = self._sockets_of(progression.job)
         if sockets and (progression.running or progression.ended):
             key = ("progress_state", progression.job.id, monotonic())
             crowd_key = ("progress_state", progression.job.id)

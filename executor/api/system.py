@@ -11,6 +11,7 @@ from aiohttp import web
 from executor import __version__
 from executor.api.files import place_of
 from executor.api.keys import DISPATCHER, FOLDERS, PLUGINS
+from executor.api.ownership import readable
 from executor.api.replies import json_reply
 from executor.seats import Seat
 
@@ -75,8 +76,9 @@ async def folder_paths(request: web.Request) -> web.Response:
 
 async def newest_files(request: web.Request) -> web.Response:
     """The files right in the input, output or temp folder, newest first."""
-    directory = request.app[FOLDERS].place(place_of(request.match_info["place"]))
-    return json_reply(await asyncio.to_thread(_newest_files, directory))
+    place = place_of(request.match_info["place"])
+    names = await asyncio.to_thread(_newest_files, request.app[FOLDERS].place(place))
+    return json_reply(await readable(request, place, names))
 
 
 def _newest_files(directory: Path) -> list[str]:

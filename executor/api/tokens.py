@@ -75,6 +75,14 @@ def scope_of(request: web.Request) -> str | None:
     return caller_of(request).scope
 
 
+def is_still_known(request: web.Request) -> bool:
+    """Whether who asked might still ask: what goes on for long looks now and then."""
+    app, token = request.app, caller_of(request).token
+    if token is None:
+        return app[TOKENS].is_empty and may_be_anonymous(app[SETTINGS])
+    return app[TOKENS].named(token.name) == token
+
+
 def refuse_the_scoped(request: web.Request, what: str) -> None:
     """Raise Refusal unless everybody's is the caller's to see."""
     if scope_of(request) is not None:

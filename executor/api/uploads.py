@@ -8,21 +8,23 @@ import asyncio
 import json
 import secrets
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from executor.api.files import Place, find, place_of
+from executor.api.files import Place, find_readable, place_of
 from executor.api.keys import DECODING, FOLDERS, SETTINGS
+from executor.api.ownership import may_replace, note_upload
 from executor.api.refusal import MAX_BODY_BYTES, Refusal, too_large
 from executor.api.renditions import check, write_masked
 from executor.api.replies import json_reply
+from executor.api.tokens import refuse_the_scoped
 from executor.errors import PathError
 from executor.paths import PICTURE_KINDS, parts_of
 from executor.saving import Write, save_as, save_beside
@@ -30,6 +32,8 @@ from executor.saving import Write, save_as, save_beside
 MOST_FIELDS = 32
 MOST_FIELD_BYTES = 64 * 2**10
 _CHUNK_BYTES = 2**18
+
+Save: TypeAlias = Callable[[Path, str, Write], Path]
 
 
 @dataclass(slots=True)
@@ -71,9 +75,10 @@ async def upload_image(request: web.Request) -> web.Response:
     most, directory = request.app[SETTINGS].max_picture_pixels, request.app[FOLDERS].place
     async with received(request) as form:
         name, where = form.name, directory(form.place)
+        save = await _how_to_save(request, form, name)
         await request.app[DECODING].do(partial(check, form.file, most, form.filename))
-        kept = await asyncio.to_thread(_keep, where, name, form, partial(_copy, form.file))
-        return _told(kept, where, form)
+        kept = await asyncio.to_thread(_keep, where, name, save, partial(_copy, form.file))
+        return await _told(request, kept, where, form)
 
 
 async def upload_mask(request: web.Request) -> web.Response:
@@ -83,24 +88,37 @@ async def upload_mask(request: web.Request) -> web.Response:
         name, where = form.name, folders.place(form.place)
         name = str(PurePosixPath(name).with_suffix(".png"))  # whatever was sent
         place, filename, subfolder = _reference(form.texts.get("original_ref", ""))
-        original = await asyncio.to_thread(find, folders, place, filename, subfolder)
+        original = await find_readable(request, place, filename, subfolder)
+        save = await _how_to_save(request, form, name)
         write = partial(
             write_masked, original=original, mask=form.file, max_pixels=most, name=form.filename
         )
-        kept = await request.app[DECODING].do(partial(_keep, where, name, form, write))
-        return _told(kept, where, form)
+        kept = await request.app[DECODING].do(partial(_keep, where, name, save, write))
+        return await _told(request, kept, where, form)
 
 
-def _keep(directory: Path, name: str, form: Form, write: Write) -> Path:
+async def _how_to_save(request: web.Request, form: Form, name: str) -> Save:
+    """In place of a file of its name, or beside it; nobody replaces what is another's.
+
+    Raises Refusal for a place that is not the caller's to fill.
+    """
+    if form.place == "output":
+        refuse_the_scoped(request, "uploads among the results")
+    is_wanted = form.may_replace and await may_replace(request, form.place, name)
+    return save_as if is_wanted else save_beside
+
+
+def _keep(directory: Path, name: str, save: Save, write: Write) -> Path:
     """Give a file its name. Raises Refusal, FileError."""
     try:
-        return (save_as if form.may_replace else save_beside)(directory, name, write)
+        return save(directory, name, write)
     except PathError as error:
         raise Refusal(400, "bad_file_name", str(error)) from error
 
 
-def _told(kept: Path, directory: Path, form: Form) -> web.Response:
-    """Where a file is, as clients give it to LoadImage."""
+async def _told(request: web.Request, kept: Path, directory: Path, form: Form) -> web.Response:
+    """Note whose a file is, and say where it is, as clients give it to LoadImage."""
+    await note_upload(request, form.place, kept.relative_to(directory).as_posix())
     subfolder = kept.parent.relative_to(directory).as_posix()
     subfolder = "" if subfolder == "." else subfolder
     return json_reply({"name": kept.name, "subfolder": subfolder, "type": form.place})

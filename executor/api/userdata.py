@@ -1,7 +1,8 @@
 """Files that the editor keeps for its user: workflows, and what else it likes to remember.
 
-They are in ``user/default``, where ComfyUI has them too. A file's name is one percent-encoded
-segment of the address, folders included: ``/userdata/workflows%2Fa.json``.
+They are in ``user/default``, where ComfyUI has them too; those of a token in a folder of its own.
+A file's name is one percent-encoded segment of the address, folders included:
+``/userdata/workflows%2Fa.json``.
 """
 
 import asyncio
@@ -16,11 +17,13 @@ from executor.api.file_reply import file_reply
 from executor.api.keys import FOLDERS
 from executor.api.refusal import Refusal, too_large
 from executor.api.replies import json_reply
+from executor.api.tokens import scope_of
 from executor.errors import NameTaken, OutsideError, PathError
 from executor.paths import inside
 from executor.saving import rename, save_as
 
 USER = "default"
+OTHERS = "of_tokens"
 MOST_BYTES = 32 * 2**20
 """Of one file: far above any workflow, and held in memory while it is sent."""
 
@@ -55,7 +58,7 @@ async def read(request: web.Request) -> web.StreamResponse:
 async def write(request: web.Request) -> web.Response:
     """Keep a file, in place of another unless ``overwrite=false``."""
     name = request.match_info["file"]
-    directory = _directory(request)
+    directory = home_of(request)
     _path(request, name)  # refused before the content is read
     content = bytearray()
     async for chunk in request.content.iter_any():
@@ -76,7 +79,7 @@ async def move(request: web.Request) -> web.Response:
     _existing(request, name)
     _path(request, new_name)
     may_replace = _may_replace(request)
-    keep = partial(rename, _directory(request), name, new_name, may_replace=may_replace)
+    keep = partial(rename, home_of(request), name, new_name, may_replace=may_replace)
     return _told(request, await _unless_taken(keep))
 
 
@@ -95,14 +98,16 @@ async def _unless_taken(keep: partial[Path]) -> Path:
         raise Refusal(409, "name_taken", f"{error}, and overwrite is false") from error
 
 
-def _directory(request: web.Request) -> Path:
-    return request.app[FOLDERS].user / USER
+def home_of(request: web.Request) -> Path:
+    """The folder of whoever asks."""
+    user, scope = request.app[FOLDERS].user, scope_of(request)
+    return user / USER if scope is None else user / OTHERS / scope
 
 
 def _path(request: web.Request, name: str) -> Path:
     """Where a name leads. Raises Refusal for one that no file can have, or that leads out."""
     try:
-        return inside(_directory(request), name.rstrip("/"))
+        return inside(home_of(request), name.rstrip("/"))
     except OutsideError as error:
         raise Refusal(403, "outside", str(error)) from error
     except PathError as error:
@@ -143,7 +148,7 @@ def _walk(root: Path, *, is_deep: bool) -> Iterator[Path]:
 
 def _told(request: web.Request, path: Path) -> web.Response:
     """Where a file was kept, with what there is to know of it if that is asked for."""
-    name = path.relative_to(_directory(request)).as_posix()
+    name = path.relative_to(home_of(request)).as_posix()
     return json_reply({**_about(path), "path": name} if _is_on(request, "full_info") else name)
 
 

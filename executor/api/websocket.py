@@ -25,6 +25,7 @@ from executor.api.hub import Socket
 from executor.api.keys import HUB, IS_ANSWERING, LEDGER, NARRATOR
 from executor.api.outbox import Message
 from executor.api.refusal import Refusal
+from executor.api.tokens import is_still_known, scope_of
 from executor.ledger.records import name_fault
 
 MAX_FRAME_BYTES = 64 * 2**10
@@ -50,7 +51,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         raise Refusal(400, "not_a_websocket", "this route is for websockets: ask for an upgrade")
     request[IS_ANSWERING] = True
     leave = partial(ws.close, code=WSCloseCode.GOING_AWAY, message=b"the server stops")
-    socket = Socket(client_id or uuid4().hex, _drop(request), leave)
+    socket = Socket(client_id or uuid4().hex, _drop(request), leave, scope_of(request))
     # Before the client can know that it is connected: it misses nothing of what it submits then.
     socket.outbox.hold()
     request.app[HUB].add(socket)
@@ -77,7 +78,7 @@ class _Conversation:
 
     def __init__(self, request: web.Request, ws: web.WebSocketResponse, socket: Socket) -> None:
         assert request.transport is not None, "the socket was just opened"
-        self.app, self.transport = request.app, request.transport
+        self.app, self.request, self.transport = request.app, request, request.transport
         self.ws, self.socket = ws, socket
         self._tokens, self._counted_at = float(BURST), monotonic()
 
@@ -85,7 +86,7 @@ class _Conversation:
         """Greet, then talk and listen."""
         sender = asyncio.create_task(self._send())
         try:
-            for text in await self.app[NARRATOR].greeting(self.socket.client_id):
+            for text in await self.app[NARRATOR].greeting(self.socket):
                 await self.ws.send_str(text)
             if since is not None:
                 await self._replay(since)
@@ -106,6 +107,10 @@ class _Conversation:
         with suppress(ConnectionError):
             while not self.ws.closed:
                 taken = await self.socket.outbox.take()
+                if not is_still_known(self.request):
+                    words = b"the token was removed, or one is needed now"
+                    await self.ws.close(code=WSCloseCode.POLICY_VIOLATION, message=words)
+                    return
                 await send(self.transport, [message.payload for message in taken])
 
     def _may_speak(self) -> bool:
@@ -139,7 +144,9 @@ class _Conversation:
         ledger = self.app[LEDGER]
         last = since
         while True:
-            events = await ledger.events_of_client(self.socket.client_id, last, REPLAY_PAGE)
+            events = await ledger.events_of_client(
+                self.socket.client_id, last, REPLAY_PAGE, owner=self.socket.scope
+            )
             for event in events:
                 await self.ws.send_str(messages.message_text(*messages.rendered(event), event.seq))
                 last = event.seq
