@@ -114,10 +114,15 @@ def inside(directory: Path, name: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when a file does, by its size and time; of a folder, by those of all its files."""
+    """Changes when a file does, by its size and time; of a folder, by those of all its files.
+
+    A model's changes with its configuration too, the file of its name in YAML.
+    """
     if not path.is_dir():
-        stat = path.stat()
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
+        beside = path.with_suffix(".yaml") if path.suffix.lower() in MODEL_KINDS else path
+        files = [path, beside] if beside != path and beside.is_file() else [path]
+        stats = [file.stat() for file in files]
+        return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
     lines = [
         f"{file.relative_to(path).as_posix()} {fingerprint(file)}"
         for file in sorted(path.rglob("*"))

@@ -126,6 +126,13 @@ def test_other_architectures_are_called_by_their_names(
     assert (found.family, found.architecture) == (None, title)
 
 
+def test_a_family_without_all_of_its_text_encoders_is_called_so(tmp_path: Path) -> None:
+    shapes = {**diffusion(4, 2048, vector=2816), XL_G: (9, 8)}
+    found = inspected(tmp_path / "x.safetensors", shapes)
+    assert (found.kind, found.family) == (Kind.CHECKPOINT, None)
+    assert found.architecture == "SDXL without all of its text encoders"
+
+
 @pytest.mark.parametrize(
     ("kind", "shapes"),
     [

@@ -269,5 +269,15 @@ def test_a_fingerprint_changes_with_the_file(
     assert fingerprint(path.parent) != before[1]
 
 
+def test_a_models_fingerprint_changes_with_its_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"x")
+    before = fingerprint(path)
+    path.with_suffix(".yaml").write_text("parameterization: v")
+    assert fingerprint(path) != before
+    path.with_suffix(".yaml").unlink()
+    assert fingerprint(path) == before
+
+
 def test_parts_of_a_name_skip_what_says_nothing() -> None:
     assert parts_of("a//./b.png") == ("a", "b.png")

@@ -6,10 +6,14 @@ from executor.errors import Kind, ModelFileError, Problem
 from executor.graph import Graph
 from executor.models import detect
 from executor.models.model_file import ModelFile
+from executor.models.text_file import place_alone
 from executor.paths import Folders
 
 _HELD_TO: Mapping[str, Callable[[ModelFile], object]] = {
     "checkpoints": detect.family_of,
+    "diffusers": detect.family_of,
+    "diffusion_models": detect.family_of_unet,
+    "text_encoders": place_alone,
     "vae": detect.require_vae,
     "controlnet": detect.require_control,
     "gligen": detect.require_gligen,

@@ -54,7 +54,7 @@ def inspect(path: Path) -> ModelFile:
         path=path,
         kind=kind,
         family=family,
-        architecture=family.title if family else _foreign(header.tensors) if is_diffusion else "",
+        architecture=family.title if family else _architecture(header, unet),
         objective=objective_of(header, unet, family) if unet and family else Objective(),
         resolution=_resolution(header, family),
         dtypes=_dtypes(header),
@@ -175,9 +175,14 @@ def _family(header: Header, unet: UnetPlace, hints: Hints) -> Family | None:
     return family_with(unet.shapes(), lambda tower: text_place(header, tower.prefixes) is not None)
 
 
-def _foreign(names: Collection[str]) -> str:
-    """What another architecture is called."""
-    known = (title for sign, title in FOREIGN if _any_holds(names, (sign,)))
+def _architecture(header: Header, unet: UnetPlace | None) -> str:
+    """What a diffusion model of no family that is whole is called; nothing, if it is none."""
+    if unet is None:
+        return ""
+    whole = family_with(unet.shapes(), None)
+    if whole is not None:
+        return f"{whole.title} without all of its text encoders"
+    known = (title for sign, title in FOREIGN if _any_holds(header.tensors, (sign,)))
     return next(known, "an architecture that Weft does not know")
 
 
