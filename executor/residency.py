@@ -73,6 +73,7 @@ class Residency:
         """Lets go of what is no network, when memory has run out. False if there is nothing."""
         self.admitted = 0  # how many networks were loaded
         self.peak_bytes = 0  # the most that networks ever took
+        self.came_bytes = 0  # all that ever came
         self.clock = 0  # rises with each use of a network
         self.lock = RLock()
         self._residences: WeakSet[Residence] = WeakSet()
@@ -233,6 +234,7 @@ class Residency:
         with self.lock:
             for place in places:
                 self._in[ref(place, self._gone)] = place.nbytes
+                self.came_bytes += place.nbytes
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
 
     def _gone(self, place: "ref[Place]") -> None:
