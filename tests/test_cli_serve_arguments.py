@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from pydantic import ByteSize
 
 from executor.cli.serve_arguments import PASSED_OVER, add_serve_arguments, settings_of
 from executor.errors import SettingsError
@@ -27,7 +28,7 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         *("--user-directory", "u", "--extra-model-paths-config", "a.yaml", "b.yaml"),
         *("--extra-model-paths-config", "c.yaml", "--front-end-root", "web", "--cpu"),
         *("--preview-method", "taesd", "--disable-all-custom-nodes", "--force-fp16"),
-        *("--log-format", "json"),
+        *("--log-format", "json", "--model-bytes", "6GiB", "--reserve-vram", "1.5"),
     )
     assert chosen == Settings(
         listen="::1",
@@ -44,6 +45,8 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         custom_nodes=False,
         dtype="float16",
         log_format="json",
+        model_bytes=ByteSize(6 * 2**30),
+        reserved_bytes=ByteSize(3 * 2**29),
     )
 
 
@@ -70,11 +73,17 @@ def test_arguments_win_over_the_environment_which_wins_over_the_file(
         (["--port", "x"], "port: "),
         (["--preview-method", "all"], "preview_method: "),
         (["--cuda-device", "x"], "device: "),
+        (["--reserve-vram", "x"], "reserved_bytes: "),
     ],
 )
 def test_what_cannot_be_is_told_by_its_setting(folder: Path, words: list[str], fault: str) -> None:
     with pytest.raises(SettingsError, match=fault):
         settings(*words)
+
+
+def test_little_memory_is_a_small_share_for_models_or_none(folder: Path) -> None:
+    assert settings("--lowvram").model_bytes == 2 * 2**30
+    assert settings("--novram").model_bytes == 0
 
 
 def test_one_gpu_can_be_chosen(folder: Path) -> None:

@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 PASSED_OVER = (
     *("--auto-launch", "--disable-auto-launch", "--windows-standalone-build"),
     *("--dont-print-server", "--multi-user", "--enable-manager", "--log-stdout"),
-    *("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram"),
+    *("--gpu-only", "--highvram", "--normalvram"),
     *("--disable-smart-memory", "--fast", "--use-pytorch-cross-attention"),
 )
-"""ComfyUI's own: how it opens browsers, and how it manages memory, which Weft decides itself."""
+"""ComfyUI's own: how it opens browsers, and how it manages memory, which Weft decides itself.
+
+Models stay on a GPU anyway until others need their room.
+"""
+
+LOW_MEMORY = "2GiB"
+"""What models may take with ``--lowvram``: it leaves the rest of a small GPU to pictures."""
 
 
 def add_serve_arguments(parser: ArgumentParser) -> None:
@@ -80,6 +86,22 @@ def add_serve_arguments(parser: ArgumentParser) -> None:
     ):
         about = f"compute diffusion models in {dtype}"
         add(*names, dest="dtype", action="store_const", const=dtype, help=about)
+    add(
+        "--model-bytes",
+        metavar="SIZE",
+        help="how much of a GPU's memory models may take, like 6GiB; a larger model is computed "
+        "part by part; by default what is free",
+    )
+    for name, most in (("--lowvram", LOW_MEMORY), ("--novram", "0")):
+        about = f"the same as --model-bytes {most}"
+        add(name, dest="model_bytes", action="store_const", const=most, help=about)
+    add(
+        "--reserve-vram",
+        dest="reserved_bytes",
+        metavar="GB",
+        type="{}GiB".format,
+        help="how much of a GPU's memory to leave to other programs",
+    )
     add(
         "--preview-method",
         metavar="METHOD",
