@@ -10,6 +10,7 @@
     │   └── ModelFileError   corrupt, hostile, incomplete, of an unknown or another family
     ├── SettingsError        a setting that cannot be: every one of them at once
     ├── LedgerError          the durable queue cannot be opened, read or written
+    ├── NetworkError         something elsewhere in the network that cannot be had, or must not
     ├── JobRefused           a job that cannot be queued as it is
     │   ├── JobExists        another job has its id
     │   └── QueueFull        its owner has as many that wait as may
@@ -104,6 +105,10 @@ class ModelFileError(FileError):
 
 class LedgerError(WeftError):
     """The durable queue cannot be opened, read or written; nothing of what was asked is done."""
+
+
+class NetworkError(WeftError):
+    """Something elsewhere in the network that cannot be had, or must not be asked for."""
 
 
 class JobRefused(WeftError):

@@ -41,6 +41,7 @@ from executor.api import (
 )
 from executor.api.access_log import Handler, log_requests
 from executor.api.bells import Bells
+from executor.api.fetching import FETCHING, outside_for_pictures
 from executor.api.hub import Hub
 from executor.api.keys import (
     BELLS,
@@ -137,11 +138,13 @@ def create_app(
     app[log_entries.LOG_ENTRIES] = log_entries.LogEntries()
     app[preferences.PREFERENCES] = preferences.Preferences()
     app[frontend.FRONTEND] = frontend.find_frontend(settings.front_end_root)
+    app[FETCHING] = outside_for_pictures(settings)
     app.cleanup_ctx.append(log_entries.keeping)
     app.cleanup_ctx.append(job_log.watching)
     app.cleanup_ctx.append(metrics.watching)
     app.cleanup_ctx.append(_narrating)
     app.on_shutdown.append(_say_goodbye)
+    app.on_cleanup.append(_close_doors)
     for routes in FEATURES:
         app.router.add_routes([*routes, *map(_under_api, routes)])
     app.router.add_routes(frontend.page_routes)
@@ -167,6 +170,11 @@ async def _say_goodbye(app: web.Application) -> None:
     """End what would otherwise go on as long as its client likes."""
     app[BELLS].close()
     await websocket.close_websockets(app)
+
+
+async def _close_doors(app: web.Application) -> None:
+    """Ask nobody in the network any more."""
+    app[FETCHING].close()
 
 
 def _under_api(route: web.AbstractRouteDef) -> web.RouteDef:

@@ -17,6 +17,7 @@ from executor.errors import (
     JobExists,
     JobRefused,
     LedgerError,
+    NetworkError,
     PathError,
     PictureError,
     QueueFull,
@@ -98,6 +99,8 @@ def refusal_of(error: Exception, request: web.Request) -> Refusal:
             return Refusal(400, "not_a_picture", str(error))
         case FileError():
             return Refusal(400, "bad_file", str(error))
+        case NetworkError():
+            return Refusal(400, "bad_url", str(error))
         case LedgerError():
             log.error("%s: %s", what, error)
             return Refusal(503, "ledger_unavailable", str(error))

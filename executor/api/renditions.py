@@ -69,14 +69,18 @@ def one_channel(path: Path, max_pixels: int, channel: Channel) -> bytes:
         return stream.getvalue()
 
 
-def check(path: Path, max_pixels: int, name: str) -> None:
-    """Raise PictureError unless a file is a whole picture."""
-    with opened(path, max_pixels, name=name) as picture:
+def check(file: Path | bytes, max_pixels: int, name: str) -> None:
+    """Raise PictureError unless a file, or what would be in it, is a whole picture."""
+
+    def source() -> Path | BytesIO:
+        return file if isinstance(file, Path) else BytesIO(file)
+
+    with opened(source(), max_pixels, name=name) as picture:
         is_png = picture.format == "PNG"
         if is_png:
             picture.verify()  # reads all of it, and its checksums, without decoding
     if not is_png:
-        with opened(path, max_pixels, name=name) as picture:
+        with opened(source(), max_pixels, name=name) as picture:
             picture.draft("RGB", (1, 1))  # a JPEG is still read to its end
             picture.load()
 
