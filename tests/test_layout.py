@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig
 
 from executor import testing
 from executor.models import layout
+from executor.models.families import CLIP_H, XL_CLIP_G, TextTower
+from executor.models.layout import Stored
 
 REAL_UNET = {
     "block_out_channels": [320, 640, 1280, 1280],
@@ -109,14 +114,89 @@ def test_names_of_running_means_are_undone() -> None:
         assert layout.unet_name_of_ema(other) is None
 
 
+# As the files of Stable Diffusion 2 and SDXL spell them.
 @pytest.mark.parametrize(
-    ("part", "kind", "config"),
-    [("unet", UNet2DConditionModel, testing.UNET), ("vae", AutoencoderKL, testing.VAE)],
+    ("transformers", "stored"),
+    [
+        ("text_model.embeddings.token_embedding.weight", Stored("x.token_embedding.weight")),
+        ("embeddings.position_embedding.weight", Stored("x.positional_embedding")),
+        (
+            "text_model.encoder.layers.11.self_attn.v_proj.bias",
+            Stored("x.transformer.resblocks.11.attn.in_proj_bias", third=2),
+        ),
+        (
+            "encoder.layers.0.self_attn.q_proj.weight",
+            Stored("x.transformer.resblocks.0.attn.in_proj_weight", third=0),
+        ),
+        (
+            "encoder.layers.3.self_attn.out_proj.bias",
+            Stored("x.transformer.resblocks.3.attn.out_proj.bias"),
+        ),
+        ("encoder.layers.3.layer_norm2.bias", Stored("x.transformer.resblocks.3.ln_2.bias")),
+        ("encoder.layers.3.mlp.fc2.weight", Stored("x.transformer.resblocks.3.mlp.c_proj.weight")),
+        ("text_model.final_layer_norm.bias", Stored("x.ln_final.bias")),
+        ("text_projection.weight", Stored("x.text_projection", is_transposed=True)),
+    ],
+)
+def test_open_clips_names_are_those_of_real_files(transformers: str, stored: Stored) -> None:
+    assert layout.open_clip_names([transformers], "x.") == {transformers: stored}
+
+
+@pytest.mark.parametrize("tower", [CLIP_H, XL_CLIP_G], ids=lambda tower: tower.name)
+@torch.no_grad()
+def test_attention_in_one_matrix_is_torchs_own(tower: TextTower) -> None:
+    """OpenCLIP is built of torch's attention and a matrix that it multiplies from the left."""
+    config: dict[str, Any] = testing.text_config(tower) | {"num_attention_heads": 2}
+    kind = testing.text_kind(tower)
+    weights = testing.random_weights(kind, config, seed=0)
+    network: Any = kind(CLIPTextConfig(**config))
+    network.load_state_dict(weights)
+    stored = testing.ldm_text(weights, tower, "x.")
+    block = "x.transformer.resblocks.1.attn."
+    attention = nn.MultiheadAttention(32, 2, batch_first=True)
+    attention.load_state_dict({k.removeprefix(block): w for k, w in stored.items() if block in k})
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    expected, _ = attention(x, x, x, need_weights=False)
+    found, _ = network.text_model.encoder.layers[1].self_attn(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # sums in another order
+    projected = network.text_projection(x)
+    torch.testing.assert_close(projected, x @ stored["x.text_projection"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_projection_of_clips_own_layout_is_beside_the_text_model() -> None:
+    found = layout.text_names(["text_model.a", "text_projection.weight"], "x.text_model.")
+    assert list(found.values()) == ["x.text_model.a", "x.text_projection.weight"]
+
+
+def test_what_joins_the_timestep_has_two_names_in_diffusers() -> None:
+    for name in ("class_embedding", "add_embedding"):
+        shapes = [f"{name}.linear_2.bias", "down_blocks.0.resnets.0.norm1.bias"]
+        assert layout.unet_names(shapes)[shapes[0]] == "label_emb.0.2.bias"
+
+
+def single_file_config(of: str) -> dict[str, Any]:
+    """A family's tiny U-Net as diffusers describes it."""
+    config = testing.unet_config(testing.family(of))
+    if config["class_embed_type"] is None:
+        return config
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+    return config | sizes | {"class_embed_type": None}
+
+
+@pytest.mark.parametrize(
+    ("of", "part", "kind", "config"),
+    [
+        ("sd1", "unet", UNet2DConditionModel, single_file_config("sd1")),
+        ("sd2", "unet", UNet2DConditionModel, single_file_config("sd2")),
+        ("sdxl", "unet", UNet2DConditionModel, single_file_config("sdxl")),
+        ("sdxl-refiner", "unet", UNet2DConditionModel, single_file_config("sdxl-refiner")),
+        ("sd1", "vae", AutoencoderKL, testing.VAE),
+    ],
 )
 def test_diffusers_own_conversion_gives_the_same_weights(
-    tmp_path: Path, part: str, kind, config
+    tmp_path: Path, of: str, part: str, kind, config
 ) -> None:
-    testing.write_tiny_checkpoint(tmp_path / "tiny.safetensors", seed=3)
+    testing.write_tiny_checkpoint(tmp_path / "tiny.safetensors", of=of, seed=3)
     (tmp_path / "config" / part).mkdir(parents=True)
     described = json.dumps({"_class_name": kind.__name__, **config})
     (tmp_path / "config" / part / "config.json").write_text(described)
@@ -127,7 +207,13 @@ def test_diffusers_own_conversion_gives_the_same_weights(
         local_files_only=True,
         low_cpu_mem_usage=False,
     )
-    expected = testing.random_weights(kind, config, seed=3)
+    expected = testing.random_weights(
+        kind, testing.unet_config(testing.family(of)) if part == "unet" else config, seed=3
+    )
+    expected = {  # Weft has diffusers call it otherwise, so that it can be given ready
+        name.replace("class_embedding.", "add_embedding."): tensor
+        for name, tensor in expected.items()
+    }
     found = theirs.state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
