@@ -27,6 +27,10 @@ class Secret:
         """The key for one purpose."""
         return hmac.digest(self._content, purpose.encode(), "sha256")
 
+    def for_webhooks(self, owner: str) -> str:
+        """What webhooks of an owner's jobs are signed with, which the owner may know."""
+        return self.key_for(f"webhooks of {owner}").hex()
+
 
 def secret_of(folder: Path) -> Secret:
     """The secret that is kept in the user's folder. Raises FileError if it cannot be used."""

@@ -5,7 +5,7 @@ A feature is a module with its ``routes``. They are there twice, at ``/x`` for p
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 
 from aiohttp import web
@@ -68,6 +68,7 @@ from executor.api.sessions import Sessions
 from executor.api.shapes import reply_to
 from executor.api.signing import SIGNING, Signing
 from executor.api.tokens import SESSIONS, TOKENS, ask_for_token
+from executor.api.webhooks import WEBHOOKS, Renderer, Webhooks, outside_for_webhooks, telling
 from executor.dispatch import Dispatcher
 from executor.ledger import Ledger
 from executor.paths import Folders
@@ -108,6 +109,10 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
 """The routes of each feature."""
 
 
+RENDERERS: Mapping[str, Renderer] = {"job": jobs.ended_text}
+"""What webhooks say, by the name that is kept with each."""
+
+
 def create_app(
     settings: Settings,
     folders: Folders,
@@ -139,10 +144,12 @@ def create_app(
     app[preferences.PREFERENCES] = preferences.Preferences()
     app[frontend.FRONTEND] = frontend.find_frontend(settings.front_end_root)
     app[FETCHING] = outside_for_pictures(settings)
+    app[WEBHOOKS] = Webhooks(ledger, outside_for_webhooks(settings), secret, RENDERERS)
     app.cleanup_ctx.append(log_entries.keeping)
     app.cleanup_ctx.append(job_log.watching)
     app.cleanup_ctx.append(metrics.watching)
     app.cleanup_ctx.append(_narrating)
+    app.cleanup_ctx.append(telling)
     app.on_shutdown.append(_say_goodbye)
     app.on_cleanup.append(_close_doors)
     for routes in FEATURES:

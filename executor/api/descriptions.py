@@ -100,6 +100,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "items": TEXT,
             "description": "The nodes whose outputs are wanted; by default all that leave any.",
         },
+        webhook={"type": "string", "description": "A URL that is told of the job's end."},
         extra_data={
             "type": "object",
             "description": "Kept with the job; what is in extra_pnginfo goes into its pictures.",

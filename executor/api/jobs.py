@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from aiohttp import web
@@ -12,10 +13,11 @@ from executor.api.keys import JOB_ID, LEDGER
 from executor.api.messages import failure
 from executor.api.refusal import Refusal
 from executor.api.replies import json_reply, json_text, text_reply
+from executor.api.signing import signed
 from executor.api.tokens import scope_of
 from executor.api.wire_jobs import MOST_JOBS, NEWEST, execution_status, number_on_wire
-from executor.errors import nearest
-from executor.ledger import JobRecord, State
+from executor.errors import PathError, nearest
+from executor.ledger import FullJob, JobRecord, State
 
 STATUS: Mapping[State, str] = {
     State.QUEUED: "pending",
@@ -109,6 +111,18 @@ def _states(listed: str) -> tuple[State, ...]:
         words = f"there is no status {name[:40]!r}{nearest(name[:40], STATUS.values())}"
         raise Refusal(400, "bad_request", f"{words}; it is one of {offered}")
     return tuple(state for state, name in STATUS.items() if not names or name in names)
+
+
+async def ended_text(app: web.Application, job: FullJob, base_url: str) -> str:
+    """A job that is over, for a webhook: as it is in a list, with the addresses of its files."""
+    outputs: dict[str, dict[str, list[Any]]] = json.loads(job.outputs)
+    named = [f for kinds in outputs.values() for files in kinds.values() for f in files]
+    files = [f for f in named if isinstance(f, dict) and "filename" in f]
+    for file in files:
+        with suppress(PathError):  # somebody has deleted it
+            name, subfolder, place = file["filename"], file["subfolder"], file["type"]
+            file["url"] = signed(app, base_url, name, subfolder, place)
+    return json_text({**_shown(job.record), "outputs": outputs})
 
 
 def _shown(record: JobRecord) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import asyncio
 
 from aiohttp import web
 
-from executor.api.body import object_body
+from executor.api import webhooks
+from executor.api.body import object_body, text
 from executor.api.keys import CHECKING, FOLDERS, LEDGER
 from executor.api.queueing import queue_job
 from executor.api.replies import json_reply
@@ -28,7 +29,9 @@ async def submit(request: web.Request) -> web.Response:
     else:
         async with app[CHECKING]:
             job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
-    accepted = await queue_job(request, job)
+    webhook = text(body, "webhook")
+    hook = webhooks.register(request, webhook, "job") if webhook else None
+    accepted = await queue_job(request, job, hook)
     return json_reply(
         {
             "prompt_id": accepted.id,

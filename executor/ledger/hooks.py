@@ -1,8 +1,8 @@
 """Whom to tell of jobs' ends: who asked for it, when it is due, and how often it was in vain.
 
-A hook is there until its end was told. It becomes due by a trigger, however its job ends, so that
-none is forgotten by whoever ends a job. Operations on the writer's connection, ``due`` on a
-reader's.
+A hook becomes due by a trigger, however its job ends, so that none is forgotten by whoever ends a
+job. Once told it stays, under another id, for the next end of a job that is tried again.
+Operations on the writer's connection, ``due`` on a reader's.
 """
 
 import json
@@ -22,14 +22,14 @@ ADD = """
 DUE = """
     SELECT hooks.id, jobs.id AS job_id, hooks.owner, url, host, renderer, base_url, tries
     FROM hooks INDEXED BY hooks_due JOIN jobs USING (job)
-    WHERE due_ms <= :now_ms
+    WHERE due_ms <= :now_ms AND ended_seq IS NOT NULL
         AND hooks.id NOT IN (SELECT value FROM json_each(:apart_from))
         AND hooks.owner NOT IN (SELECT value FROM json_each(:owners))
         AND host NOT IN (SELECT value FROM json_each(:hosts))
     ORDER BY due_ms LIMIT :limit
 """
 
-TOLD = "DELETE FROM hooks WHERE id = :id"
+TOLD = "UPDATE hooks SET id = :new_id, tries = 0, due_ms = NULL WHERE id = :id"
 
 FAILED = "UPDATE hooks SET tries = tries + 1, due_ms = :due_ms WHERE id = :id"
 
@@ -70,8 +70,8 @@ def due(
 
 
 def told(connection: sqlite3.Connection, hook_id: str) -> None:
-    """It is done with."""
-    connection.execute(TOLD, {"id": hook_id})
+    """It is done with, until the job's next end."""
+    connection.execute(TOLD, {"id": hook_id, "new_id": str(uuid4())})
 
 
 def failed(connection: sqlite3.Connection, hook_id: str, due_ms: int) -> None:

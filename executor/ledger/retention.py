@@ -28,7 +28,10 @@ WAITING = "SELECT job FROM jobs INDEXED BY queue WHERE state = 'queued'"
 FORGET_ROW = "DELETE FROM jobs WHERE job = :job AND ended_seq IS NOT NULL"
 
 # The next time, when its end has been told to those who wanted to know.
-FORGET_TOLD_ROW = FORGET_ROW + " AND NOT EXISTS (SELECT 1 FROM hooks WHERE hooks.job = jobs.job)"
+FORGET_TOLD_ROW = (
+    FORGET_ROW
+    + " AND NOT EXISTS (SELECT 1 FROM hooks WHERE hooks.job = jobs.job AND due_ms IS NOT NULL)"
+)
 
 FORGET = """
     DELETE FROM jobs
