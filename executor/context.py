@@ -14,8 +14,10 @@ from executor.ports import (
     ControlNetwork,
     DiffusionModel,
     GroundingNetwork,
+    StyleReader,
     TextEncoder,
     Upscaler,
+    VisionEncoder,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +98,18 @@ class Models(Protocol):
 
     def lora(self, name: str) -> Lora:
         """From the folder ``loras``."""
+        ...
+
+    def clip_vision(self, name: str) -> VisionEncoder:
+        """From the folder ``clip_vision``."""
+        ...
+
+    def checkpoint_vision(self, name: str) -> VisionEncoder:
+        """The CLIP vision model of an unCLIP file in ``checkpoints``."""
+        ...
+
+    def style_model(self, name: str) -> StyleReader:
+        """From the folder ``style_models``."""
         ...
 
     def upscaler(self, name: str) -> Upscaler:

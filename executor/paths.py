@@ -38,6 +38,7 @@ MODEL_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": ("diffusion_models", "unet"),
     "unet": ("diffusion_models", "unet"),
     "clip_vision": ("clip_vision",),
+    "style_models": ("style_models",),
     "vae_approx": ("vae_approx",),
     "diffusers": ("diffusers",),
 }

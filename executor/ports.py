@@ -125,6 +125,24 @@ class Grounding:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class EncodedPicture:
+    """Pictures as a CLIP vision model understands them."""
+
+    embeds: Tensor  # (B, P): what is in them
+    last: Tensor  # (B, N, D): states after its last layer,
+    penultimate: Tensor  # (B, N, D): and before it
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePrompt:
+    """Encoded pictures that say what is to be seen, as a text does."""
+
+    picture: EncodedPicture
+    strength: float = 1.0
+    noise_augmentation: float = 0.0  # how far it need not be kept to: 0 closely, 1 not at all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Cond:
     """One encoded prompt, where and when in the picture it holds, and what comes with it."""
 
@@ -144,6 +162,7 @@ class Cond:
     controls: tuple[Control, ...] = ()
     shares_controls: bool = False  # with the negative prompt, unless that has some of its own
     grounding: Grounding | None = None
+    pictures: tuple[PicturePrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,6 +332,25 @@ class TextEncoder(Protocol):
         ...
 
 
+class VisionEncoder(Protocol):
+    """A CLIP vision model."""
+
+    def encode_pictures(self, pixels: Tensor, *, is_cropped: bool = True) -> EncodedPicture:
+        """Pictures (B, H, W, C) in [0, 1], cut to a square or squeezed into one."""
+        ...
+
+
+class StyleReader(Protocol):
+    """A network that makes tokens of a prompt of a picture's style."""
+
+    def style_tokens(self, picture: EncodedPicture) -> Tensor:
+        """The tokens (1, N, D) of encoded pictures, one after the other.
+
+        Raises InputError for pictures that another vision model has encoded.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """Squares in which a picture is encoded or decoded, where the whole is too large; in pixels."""
@@ -358,6 +396,15 @@ UpscaleModel: TypeAlias = Annotated[
 ]
 ControlNet: TypeAlias = Annotated[
     ControlNetwork, Port("CONTROL_NET", "a ControlNet or a T2I-Adapter", has="residuals")
+]
+ClipVision: TypeAlias = Annotated[
+    VisionEncoder, Port("CLIP_VISION", "a CLIP vision model", has="encode_pictures")
+]
+ClipVisionOutput: TypeAlias = Annotated[
+    EncodedPicture, Port("CLIP_VISION_OUTPUT", "encoded pictures", has="embeds")
+]
+StyleModel: TypeAlias = Annotated[
+    StyleReader, Port("STYLE_MODEL", "a style adapter", has="style_tokens")
 ]
 Gligen: TypeAlias = Annotated[GroundingNetwork, Port("GLIGEN", "a GLIGEN network", has="objects")]
 

@@ -13,6 +13,14 @@ from nodes.batch import (
     RepeatImageBatch,
     RepeatLatentBatch,
 )
+from nodes.clip_vision import (
+    CLIPVisionEncode,
+    CLIPVisionLoader,
+    StyleModelApply,
+    StyleModelLoader,
+    unCLIPCheckpointLoader,
+    unCLIPConditioning,
+)
 from nodes.compositing import (
     ImageBlend,
     ImageCompositeMasked,
@@ -227,6 +235,8 @@ __all__ = [
     "CLIPTextEncode",
     "CLIPTextEncodeSDXL",
     "CLIPTextEncodeSDXLRefiner",
+    "CLIPVisionEncode",
+    "CLIPVisionLoader",
     "Canny",
     "CheckpointLoader",
     "ConditioningAverage",
@@ -359,6 +369,8 @@ __all__ = [
     "SplitImageWithAlpha",
     "SplitSigmas",
     "SplitSigmasDenoise",
+    "StyleModelApply",
+    "StyleModelLoader",
     "ThresholdMask",
     "TomePatchModel",
     "UNETLoader",
@@ -370,4 +382,6 @@ __all__ = [
     "VAEEncodeTiled",
     "VAELoader",
     "VPScheduler",
+    "unCLIPCheckpointLoader",
+    "unCLIPConditioning",
 ]

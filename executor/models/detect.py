@@ -32,6 +32,8 @@ _SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.T2I_ADAPTER, ADAPTER_SIGNS),
     (Kind.UPSCALER, ("model.1.sub.", "body.0.rdb1.", "RRDB_trunk.", "conv_first.weight")),
     (Kind.PREVIEW_VAE, ("taesd_", "decoder.layers.0.weight")),
+    (Kind.STYLE_MODEL, ("style_embedding",)),
+    (Kind.CLIP_VISION, ("vision_model.encoder.", "visual.transformer.")),
 )
 """Pieces of tensor names that give other kinds of file away."""
 _TAESD = {"1.weight", "3.conv.0.weight"}  # its authors number the layers, nothing more

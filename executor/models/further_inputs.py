@@ -5,7 +5,7 @@ beside those of the latent (inpainting, InstructPix2Pix). Where a workflow says 
 are ComfyUI's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -13,11 +13,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from executor.errors import InputError
-from executor.models.families import Family
+from executor.models.families import Family, VectorSays
+from executor.models.unclip import MERGED, PictureNoise
 from executor.ports import Canvas, Cond, PictureSize
 
 EMBEDDED = 256
 """Numbers that each size is spread over, as a timestep is."""
+
+NUMBERS: Mapping[VectorSays, int] = {"sizes": 6, "score": 5}
+"""How many sizes, or sizes and a score, stand behind the pooled prompt."""
 
 _PIXELS = 8  # of the picture, for one of the latent
 _GREY = (0.8223, -0.6876, 0.6364, 0.1380)  # mid grey in the scaled latent space of SD 1.x
@@ -27,7 +31,8 @@ def vector(cond: Cond, family: Family, canvas: Canvas, *, is_negative: bool) -> 
     """The pooled prompt, and the sizes that SDXL was trained with (Podell et al. 2023, §2.2).
 
     (B, P + 6 · 256), or + 5 · 256 for the refiner, which is told an aesthetic score in place of the
-    size that is wanted. Raises InputError for a prompt without pooled output.
+    size that is wanted. Encoded pictures, if there are any, take the pooled prompt's place (what
+    SDXL's authors call revision). Raises InputError for a prompt without pooled output.
     """
     height, width = (_PIXELS * side for side in canvas.clean.shape[-2:])
     size = cond.size or PictureSize(height, width)
@@ -38,13 +43,28 @@ def vector(cond: Cond, family: Family, canvas: Canvas, *, is_negative: bool) -> 
     else:
         numbers.append(size.height if size.target_height is None else size.target_height)
         numbers.append(size.width if size.target_width is None else size.target_width)
-    if cond.pooled is None:
+    if cond.pictures:
+        encoded = cond.pictures[0].picture.embeds.shape[-1]
+        told = PictureNoise(encoded).vector(cond.pictures, canvas.seed, merged=0.0)
+        pooled = _rows(told[:, :encoded], canvas.clean)
+    elif cond.pooled is None:
         raise InputError(
             f"the prompt has no pooled output, which {family.title} needs; encode it with the text "
             "encoders of the model"
         )
-    pooled = _rows(cond.pooled, canvas.clean)
+    else:
+        pooled = _rows(cond.pooled, canvas.clean)
     return torch.cat((pooled, _embedded(numbers).to(pooled).expand(len(pooled), -1)), dim=1)
+
+
+def pictures(cond: Cond, noise: PictureNoise, canvas: Canvas) -> Tensor:
+    """What unCLIP's U-Net is told: an encoded picture and how noisy it is (B, 2P); or nothing.
+
+    Raises InputError for pictures that another vision model has encoded.
+    """
+    if not cond.pictures:
+        return canvas.clean.new_zeros(len(canvas.clean), 2 * noise.width)
+    return _rows(noise.vector(cond.pictures, canvas.seed, merged=MERGED), canvas.clean)
 
 
 def _embedded(numbers: Sequence[float]) -> Tensor:

@@ -16,6 +16,7 @@ from executor.context import Checkpoint
 from executor.devices import Devices
 from executor.models import detect, load
 from executor.models.clip_tower import ClipTower
+from executor.models.clip_vision import ClipVision, load_clip_vision
 from executor.models.control import load_controlnet
 from executor.models.control_file import ControlKind, read_control_file
 from executor.models.control_lora import load_control_lora
@@ -25,6 +26,7 @@ from executor.models.load_text import clip_text, load_weights
 from executor.models.lora import Lora
 from executor.models.lora_file import read_lora
 from executor.models.model_file import ModelFile
+from executor.models.style import StyleModel, load_style
 from executor.models.t2i_adapter import load_adapter
 from executor.models.text import ClipText, FindEmbedding, no_embeddings
 from executor.models.text_file import arranged, place_alone
@@ -143,6 +145,23 @@ class Library:
         with self._lock:
             identity = detect.inspect(path).identity
             return self._once(identity, "gligen", lambda: load_gligen(path, self.devices))
+
+    def clip_vision(self, path: Path) -> ClipVision:
+        """The CLIP vision model of a file of its own, or of an unCLIP checkpoint.
+
+        Loaded if it is not in memory. Raises ModelFileError.
+        """
+        with self._lock:
+            file = detect.inspect(path)
+            return self._once(
+                file.identity, "clip-vision", lambda: load_clip_vision(file, self.devices)
+            )
+
+    def style_model(self, path: Path) -> StyleModel:
+        """A style adapter, loaded if it is not in memory. Raises ModelFileError."""
+        with self._lock:
+            file = detect.inspect(path)
+            return self._once(file.identity, "style", lambda: load_style(file, self.devices))
 
     def upscaler(self, path: Path) -> Upscaler:
         """An upscaler, loaded if it is not in memory. Raises ModelFileError."""

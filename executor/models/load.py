@@ -25,6 +25,7 @@ from executor.models.load_text import load_text
 from executor.models.model_file import ModelFile
 from executor.models.part import Part
 from executor.models.text import FindEmbedding, no_embeddings
+from executor.models.unclip import read_picture_noise
 from executor.models.unet import UNet
 from executor.models.unet_place import unet_place
 from executor.models.vae import Autoencoder, MissingAutoencoder
@@ -87,6 +88,7 @@ def load_unet(
         objective=file.objective,
         key=("unet", file.identity, dtype, rounded),
         latent_rgb=_latent_rgb(file, network.config["out_channels"]),
+        picture_noise=read_picture_noise(header),
     )
 
 

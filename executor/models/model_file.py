@@ -25,6 +25,8 @@ class Kind(StrEnum):
     UPSCALER = "an upscaler"
     LATENT = "a saved latent"
     PREVIEW_VAE = "a preview VAE (TAESD)"
+    CLIP_VISION = "a CLIP vision model"
+    STYLE_MODEL = "a style adapter"
     IP_ADAPTER = "an IP-Adapter"
     UNKNOWN = "a file of tensors that Weft does not recognise"
 
@@ -42,6 +44,8 @@ FOLDER_OF = {
     Kind.UPSCALER: "upscale_models",
     Kind.LATENT: "input",
     Kind.PREVIEW_VAE: "vae_approx",
+    Kind.CLIP_VISION: "clip_vision",
+    Kind.STYLE_MODEL: "style_models",
     Kind.IP_ADAPTER: "ipadapter",
 }
 """Below which folder of models a kind of file belongs."""

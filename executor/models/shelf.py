@@ -16,7 +16,9 @@ from executor.ports import (
     ControlNetwork,
     DiffusionModel,
     GroundingNetwork,
+    StyleReader,
     Upscaler,
+    VisionEncoder,
 )
 
 _ROUNDED = {  # ComfyUI's names; "fast" is only about how they are multiplied
@@ -66,6 +68,18 @@ class Shelf:
     def gligen(self, name: str) -> GroundingNetwork:
         """From the folder ``gligen``."""
         return self.library.gligen(self.find("gligen", name))
+
+    def clip_vision(self, name: str) -> VisionEncoder:
+        """From the folder ``clip_vision``."""
+        return self.library.clip_vision(self.find("clip_vision", name))
+
+    def checkpoint_vision(self, name: str) -> VisionEncoder:
+        """The CLIP vision model of an unCLIP file in ``checkpoints``."""
+        return self.library.clip_vision(self.find("checkpoints", name))
+
+    def style_model(self, name: str) -> StyleReader:
+        """From the folder ``style_models``."""
+        return self.library.style_model(self.find("style_models", name))
 
     def upscaler(self, name: str) -> Upscaler:
         """From the folder ``upscale_models``."""

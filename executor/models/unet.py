@@ -18,6 +18,7 @@ from executor.models import prediction as predictions
 from executor.models.families import Family
 from executor.models.latent_rgb import LatentRgb
 from executor.models.lora_names import NetworkName
+from executor.models.unclip import PictureNoise
 from executor.models.weights import Weights
 from executor.patches import NetworkPatch, Patch
 from executor.ports import Canvas, Cond, Objective
@@ -36,6 +37,7 @@ class UNet:
         objective: Objective,
         key: Hashable,
         latent_rgb: LatentRgb | None = None,
+        picture_noise: PictureNoise | None = None,
     ) -> None:
         self.weights = Weights(network)
         self.config = network.config
@@ -48,6 +50,7 @@ class UNet:
         # What it computes in. Asked for at every step, and diffusers looks for 0.65 ms each time.
         self.dtype: torch.dtype = network.dtype
         self.latent_rgb = latent_rgb  # of a latent space of its own; None: the family's
+        self.picture_noise = picture_noise  # for unCLIP's pictures; None: of mean 0, deviation 1
 
     @property
     def network(self) -> UNet2DConditionModel:
@@ -142,9 +145,12 @@ class UNet:
         tokens = cond.tokens.repeat(turns, 1, 1)[:rows].to(canvas.clean.device)
         vector = concat = None
         if self.family.vector_says == "picture":
-            width = int(self.config["projection_class_embeddings_input_dim"])
-            vector = canvas.clean.new_zeros(rows, width)  # no picture: nothing
+            noise = self.picture_noise or PictureNoise(self._vector_width // 2)
+            self._check_pictures(cond, noise.width)
+            vector = further_inputs.pictures(cond, noise, canvas)
         elif self.family.vector_says is not None:
+            sizes = further_inputs.EMBEDDED * further_inputs.NUMBERS[self.family.vector_says]
+            self._check_pictures(cond, self._vector_width - sizes)
             vector = further_inputs.vector(cond, self.family, canvas, is_negative=is_negative)
             self._check_vector(vector)
         further_channels = self.family.in_channels - self.latent_channels
@@ -156,10 +162,22 @@ class UNet:
             concat = further_inputs.edited_picture(cond, scale, canvas)
         return Inputs(tokens, vector, concat)
 
+    @property
+    def _vector_width(self) -> int:
+        return int(self.config["projection_class_embeddings_input_dim"])
+
+    def _check_pictures(self, cond: Cond, width: int) -> None:
+        for prompt in cond.pictures:
+            encoded = prompt.picture.embeds.shape[-1]
+            if encoded != width:
+                raise InputError(
+                    f"the picture is encoded {encoded} wide, and this model ({self.family.title}) "
+                    f"reads {width}: encode it with the CLIP vision model that it was trained with"
+                )
+
     def _check_vector(self, vector: Tensor) -> None:
-        wanted = int(self.config["projection_class_embeddings_input_dim"])
-        if vector.shape[1] != wanted:
-            numbers = wanted - vector.shape[1]
+        numbers = self._vector_width - vector.shape[1]
+        if numbers:
             raise InputError(
                 f"the prompt's pooled output is {'too short' if numbers > 0 else 'too long'} by "
                 f"{abs(numbers)} for this model ({self.family.title}): encode it with the model's "

@@ -300,7 +300,8 @@ def _counterparts(conds: Sequence[Cond], others: Sequence[Cond]) -> list[Cond]:
         else:
             continue
         if closest.area != cond.area:
-            added.append(replace(cond, tokens=closest.tokens, pooled=closest.pooled))
+            says = {"tokens": closest.tokens, "pooled": closest.pooled}
+            added.append(replace(cond, **says, pictures=closest.pictures))
     return added
 
 
