@@ -65,6 +65,7 @@ class Engine:
         assert job.id not in self.jobs, f"job {job.id} is running already"
         self.jobs[job.id] = job
         self.emit(Started(job.id))
+        job.models = self.workspace.models_to_tell(job.graph.nodes.values())
         ready = job.begin(self.cache)
         spared = job.spared
         self.meter.hits += len(spared)
@@ -136,7 +137,7 @@ class Engine:
             self._advance(job, node_id, outputs)
             return
         send = partial(self._send, key) if self.on_picture else None
-        context = self.workspace.context(job.prompt, job.extra_pnginfo, send)
+        context = self.workspace.context(job.prompt, job.extra_pnginfo, send, job.models)
         try:
             run = NodeRun(key, bind(job, node_id, self.cache), context, [(job, node_id)])
         except Exception as error:  # a value that came along a link does not fit: the node's door

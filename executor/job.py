@@ -8,6 +8,7 @@ the same outputs share it.
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +33,7 @@ class Job:
     graph: Graph
     prompt: Mapping[str, Any] = field(default_factory=dict[str, Any])
     extra_pnginfo: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    models: Mapping[str, Path] = field(default_factory=dict[str, Path])  # its pictures tell of them
     failures: dict[NodeId, Failure] = field(default_factory=dict[NodeId, Failure])
     _missing: dict[NodeId, set[NodeId]] = field(default_factory=dict[NodeId, "set[NodeId]"])
     _waiting_users: dict[NodeId, int] = field(default_factory=dict[NodeId, int])

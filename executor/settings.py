@@ -241,6 +241,11 @@ class Settings(BaseModel):
         description="How pictures in the making are shown to clients that do not say; none shows "
         "them only to those that ask. auto takes TAESD where its file is in vae_approx.",
     )
+    model_hashes: bool = Field(
+        default=False,
+        description="Whether saved pictures carry the hashes of the model files that they were "
+        "made with, beside the workflow. Each file is read once for that.",
+    )
     history_jobs: Annotated[int, Field(ge=0)] = Field(
         default=10_000,
         description="How many jobs that are over the history keeps; pictures are never deleted.",

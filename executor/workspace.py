@@ -5,16 +5,20 @@ torch and the model code are imported when a node first asks for them.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from executor.cache import Cache
 from executor.context import Models, SavedFile
+from executor.digests import Digests
+from executor.node import Node
 from executor.paths import Folders
 from executor.placeholders import expand
+from executor.provenance import MODEL_HASHES, model_files, model_hashes
 from executor.saving import save_new
 from executor.settings import Settings
 
@@ -70,6 +74,11 @@ class Workspace:
         return Shelf(self.library, self.folders.find)
 
     @cached_property
+    def digests(self) -> Digests:
+        """The digests of models' files."""
+        return Digests(self.folders.user)
+
+    @cached_property
     def painter(self) -> "Painter":
         """What draws previews."""
         from executor.models.preview import Painter
@@ -96,9 +105,21 @@ class Workspace:
         prompt: Mapping[str, Any] | None = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
         send: Callable[[bytes], None] | None = None,
+        models: Mapping[str, Path] | None = None,
     ) -> "NodeContext":
         """The context of one node run; ``send`` takes what it sends to the job's client."""
-        return NodeContext(self, prompt or {}, extra_pnginfo or {}, send)
+        return NodeContext(self, prompt or {}, extra_pnginfo or {}, send, models or {})
+
+    def models_to_tell(self, nodes: Iterable[Node]) -> Mapping[str, Path]:
+        """The files of models whose hashes the pictures of these nodes' job shall carry.
+
+        They are being read from now on; none, unless the settings want that.
+        """
+        if not self.settings.model_hashes:
+            return {}
+        files = model_files(nodes, self.folders)
+        self.digests.begin(files.values())
+        return files
 
 
 class NodeContext:
@@ -110,8 +131,9 @@ class NodeContext:
         prompt: Mapping[str, Any],
         extra_pnginfo: Mapping[str, Any],
         send: Callable[[bytes], None] | None = None,
+        models: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
-        self._workspace, self._send = workspace, send
+        self._workspace, self._send, self._models = workspace, send, models
         self._prompt, self._extra_pnginfo = prompt, extra_pnginfo
         self._files: list[SavedFile] = []
 
@@ -142,8 +164,14 @@ class NodeContext:
 
     @property
     def extra_pnginfo(self) -> Mapping[str, Any]:
-        """Further text chunks for saved pictures."""
-        return self._extra_pnginfo
+        """Further text chunks for saved pictures; waits for hashes of models, if they are wanted.
+
+        Those that a picture brought along, whose workflow runs again, were of other files.
+        """
+        told = {n: text for n, text in self._extra_pnginfo.items() if n != MODEL_HASHES}
+        if self._models:
+            told[MODEL_HASHES] = model_hashes(self._models, self._workspace.digests)
+        return told
 
     def find(self, folder: str, name: str) -> Path:
         """The file of that name in a named folder."""
