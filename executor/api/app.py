@@ -33,6 +33,7 @@ from executor.api import (
     prompts,
     queue,
     reading,
+    runpod,
     signing,
     system,
     uploads,
@@ -100,6 +101,7 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     prompts.routes,
     queue.routes,
     reading.routes,
+    runpod.routes,
     signing.routes,
     system.routes,
     uploads.routes,
@@ -109,7 +111,7 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
 """The routes of each feature."""
 
 
-RENDERERS: Mapping[str, Renderer] = {"job": jobs.ended_text}
+RENDERERS: Mapping[str, Renderer] = {"job": jobs.ended_text, runpod.FACE: runpod.told}
 """What webhooks say, by the name that is kept with each."""
 
 
@@ -136,6 +138,7 @@ def create_app(
     app[HUB], app[BELLS], app[CHECKING] = Hub(), Bells(), asyncio.Lock()
     shows_all = settings.preview_method != "none"
     app[NARRATOR] = Narrator(app[HUB], app[BELLS], ledger, dispatcher, shows_all=shows_all)
+    app[runpod.STREAMED] = {}
     app[MODELS], app[PARTIALS] = PublicModels(settings, folders), Partials()
     app[DECODING], app[PLUGINS] = Decoding(), plugins
     app[metrics.METRICS] = metrics.Metrics()

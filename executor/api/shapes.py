@@ -22,6 +22,11 @@ def shape_of(path: str) -> Shape:
     match parts:
         case ["v1", "images" | "models", *_]:
             return openai_error
+        case ["v1" | "v2", _, *_] | [
+            "run" | "runsync" | "status" | "stream" | "cancel" | "retry" | "purge-queue" | "health",
+            *_,
+        ]:
+            return runpod_error
         case _:
             return Refusal.reply
 
@@ -41,3 +46,11 @@ def openai_error(refusal: Refusal) -> web.Response:
         "code": refusal.type,
     }
     return json_reply({"error": error}, status=refusal.status, headers=refusal.headers)
+
+
+def runpod_error(refusal: Refusal) -> web.Response:
+    """RunPod's: ``{"error": message}``."""
+    words = [refusal.message]
+    if refusal.details and refusal.details != refusal.message:
+        words.append(refusal.details)
+    return json_reply({"error": ": ".join(words)}, status=refusal.status, headers=refusal.headers)
