@@ -1,6 +1,7 @@
 """Each family from its own layout: what nodes get is what diffusers computes with the weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from executor.models.load import load_checkpoint
 from executor.models.text import ClipText
 from executor.models.unet import UNet
 from executor.models.vae import Autoencoder
-from executor.ports import Canvas, Cond, PictureSize
+from executor.ports import Canvas, Cond, Objective, PictureSize
 from executor.steps import Inputs
 
 RUN = [family for family in FAMILIES if family.is_supported]
@@ -155,6 +156,22 @@ def test_latents_are_scaled_as_the_family_was_trained(tiny: Tiny) -> None:
     scales = {name: loaded(tiny(name))[0].latent_scale for name in ("sd1", "sd2", "sdxl")}
     assert scales == {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
     assert loaded(tiny("sdxl-refiner"))[0].latent_scale == 0.13025
+
+
+def test_cosxl_sees_the_picture_to_edit_scaled_and_others_do_not(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    marks = {"edm_vpred.sigma_max": torch.tensor(120.0)}
+    testing.write_tiny_checkpoint(tmp_path / "x.safetensors", of="sdxl-edit", extra=marks)
+    cosxl, clip, _ = loaded(tmp_path / "x.safetensors")
+    plain = loaded(tiny("sdxl-edit"))[0]
+    (cond,) = clip.encode(PROMPT)
+    cond = replace(cond, concat=torch.ones(1, 4, 8, 12))
+    for model, scale in ((cosxl, 0.13025), (plain, 1.0)):
+        for other in (model, model.with_objective(Objective("x0"))):
+            concat = other.inputs(cond, canvas(), is_negative=False).concat
+            torch.testing.assert_close(concat, torch.full((2, 4, 8, 12), scale))
+    assert cosxl.schedule.sigma_max == pytest.approx(120)
 
 
 def test_a_prompt_of_another_family_is_refused_in_words(tiny: Tiny) -> None:

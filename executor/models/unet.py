@@ -44,6 +44,8 @@ class UNet:
         self.family = family
         self.objective = objective
         self.schedule = schedule_for(objective)
+        # What CosXL edits it sees scaled; models that diffusers trains, as the VAE gives it.
+        self._edited_scale = 1.0 if objective.sigmas is None else family.latent_scale
         self.patches: tuple[Patch, ...] = ()
         self._file_key = key
         self.key = self._key  # kept: it is asked for at every step
@@ -157,9 +159,7 @@ class UNet:
         if further_channels == 5:
             concat = further_inputs.masked_picture(cond, self.latent_scale, canvas)
         elif further_channels == 4:
-            # CosXL's edits see it scaled, those that diffusers trains as the VAE gives it.
-            scale = 1.0 if self.objective.sigmas is None else self.latent_scale
-            concat = further_inputs.edited_picture(cond, scale, canvas)
+            concat = further_inputs.edited_picture(cond, self._edited_scale, canvas)
         return Inputs(tokens, vector, concat)
 
     @property
