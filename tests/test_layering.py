@@ -35,6 +35,7 @@ COMPUTES = (
     "executor/testing.py",
     "executor/testing_control.py",
     "executor/testing_upscale.py",
+    "executor/testing_vision.py",
     "executor/tiling.py",
     "executor/weight_place.py",
 )

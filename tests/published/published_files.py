@@ -17,6 +17,7 @@ from executor.testing_control import (
     write_tiny_gligen,
 )
 from executor.testing_upscale import write_tiny_upscaler
+from executor.testing_vision import write_tiny_clip_vision
 
 Write: TypeAlias = Callable[[Path], Any]
 
@@ -49,6 +50,8 @@ def writer(folder: str, name: str) -> Write:
             return write_tiny_adapter if "t2iadapter" in name.lower() else write_tiny_controlnet
         case "gligen":
             return write_tiny_gligen
+        case "clip_vision":
+            return write_tiny_clip_vision
         case "upscale_models":
             return write_tiny_upscaler
         case "embeddings":
