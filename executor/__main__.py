@@ -75,6 +75,7 @@ def parser() -> ArgumentParser:
     models.add_argument(
         *("file",), metavar="FILE", nargs="?", help="a path, or a name from one of the folders"
     )
+    models.add_argument("--hash", action="store_true", help="with sha256; read once, remembered")
 
     about = "serve workflows over HTTP, to ComfyUI's frontends and clients"
     serve = commands.add_parser(
@@ -132,7 +133,7 @@ def _call(arguments: Namespace) -> int:
         case _:
             from executor.cli.models import models
 
-            return models(arguments.file, as_json=arguments.json)
+            return models(arguments.file, as_json=arguments.json, with_hash=arguments.hash)
 
 
 def _load_plugins() -> None:

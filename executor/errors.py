@@ -129,6 +129,16 @@ class InputError(WeftError):
 
 def nearest(wanted: str, offered: Iterable[str], *, most: int = 3) -> str:
     """``"; did you mean 'a' or 'b'?"``, or nothing if no offered name is near."""
+    return did_you_mean(near_names(wanted, offered, most=most))
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """What completes a message that there is no such name."""
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def near_names(wanted: str, offered: Iterable[str], *, most: int = 3) -> list[str]:
+    """The offered names that are like the wanted one, the nearest first."""
     folded = {name.casefold(): name for name in offered}
     near = get_close_matches(wanted.casefold(), folded, n=most, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(folded[name]) for name in near)}?" if near else ""
+    return [folded[name] for name in near]

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import uuid4
 
@@ -45,12 +46,23 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file that a node names, and where it is if it is there."""
+
+    node_id: NodeId
+    folder: str
+    name: str
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What a check found. ``graph`` holds the outputs that can run in spite of ``problems``."""
 
     graph: Graph | None
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    files: tuple[NamedFile, ...] = ()  # that the outputs need
 
 
 def check(prompt: Any, folders: Folders, targets: Iterable[NodeId] | None = None) -> Checked:
@@ -98,6 +110,7 @@ class _Check:
         self.prompt, self.folders = prompt, folders
         self.nodes: dict[NodeId, Node] = {}
         self.files: dict[NodeId, list[str]] = {}
+        self.named: list[NamedFile] = []
         self.problems: dict[NodeId, list[Problem]] = {}
         self.warnings: list[Problem] = []
         self.dag: nx.DiGraph[NodeId] = nx.DiGraph()
@@ -115,7 +128,8 @@ class _Check:
             (problems if node_id in needed else self.warnings).extend(found)
         runnable = [output for output in outputs if output not in broken]
         graph = self._graph(runnable) if runnable else None
-        return Checked(graph, tuple(problems), tuple(self.warnings))
+        files = tuple(file for file in self.named if file.node_id in needed)
+        return Checked(graph, tuple(problems), tuple(self.warnings), files)
 
     def _say(self, kind: Kind, message: str, node_id: NodeId, name: str, received: Any) -> None:
         class_type = self.prompt[node_id]["class_type"]
@@ -225,10 +239,13 @@ class _Check:
         """The fingerprints of the files that a node reads; says which are not there."""
         marks: list[str] = []
         for name, folder, file in node.files():
+            path: Path | None = None
             try:
-                marks.append(self.folders.fingerprint(self.folders.find(folder, file)))
+                path = self.folders.find(folder, file)
+                marks.append(self.folders.fingerprint(path))
             except PathError as error:
                 self._say(Kind.NOT_IN_LIST, f"{name}: {error}", node_id, name, file)
+            self.named.append(NamedFile(node_id, folder, file, path))
         return marks
 
     # -- the whole -----------------------------------------------------------------------------

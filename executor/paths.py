@@ -15,7 +15,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Literal
 
-from executor.errors import OutsideError, PathError, nearest
+from executor.errors import OutsideError, PathError, did_you_mean, near_names, nearest
 from executor.model_paths import read_model_paths
 from executor.settings import Settings
 
@@ -50,6 +50,7 @@ PICTURE_KINDS = frozenset(
     | {".tif", ".tiff", ".webp"}
 )
 LATENT_KINDS = frozenset({".latent"})
+_MODEL_SUFFIXES = MODEL_KINDS | {".bin", ".ckpt", ".pt", ".pth"}  # as models are named elsewhere
 
 # Folders whose files may be named with the place that they lie in: ``x.png [output]``.
 _ANNOTATED = ("input", "latents")
@@ -180,6 +181,10 @@ class Folders:
         """The one directory of a place that is written to."""
         return self.directories[place][0]
 
+    def put_into(self, folder: str) -> Path:
+        """The directory to put a file into that a named folder lacks. Raises PathError."""
+        return self._of(folder)[0]
+
     def find(self, folder: str, name: str) -> Path:
         """The file of that name in a named folder.
 
@@ -191,9 +196,9 @@ class Folders:
         if found is not None:
             return found
         place, plain = self.placed(folder, name)
-        offered = self.names(place)
         where = ", ".join(self._relative(directory) for directory in self._of(place))
-        hint = nearest(plain, offered) or ("" if offered else "; there is none at all")
+        none = "" if self.names(place) else "; there is none at all"
+        hint = did_you_mean(self.like(place, plain)) or none
         raise PathError(f"{place}: there is no file {_shown(plain)} (looked in {where}){hint}")
 
     def find_or_none(self, folder: str, name: str) -> Path | None:
@@ -219,6 +224,11 @@ class Folders:
                     plain = name.removesuffix(f"[{place}]").rstrip(" ")
                     return (folder if place == "input" else place), plain
         return folder, name
+
+    def like(self, folder: str, name: str) -> list[str]:
+        """What a folder has of similar names, whatever their suffixes; the nearest first."""
+        offered = {_without_suffix(other): other for other in self.names(folder)}
+        return [offered[near] for near in near_names(_without_suffix(name), offered)]
 
     def names(self, folder: str) -> list[str]:
         """The names of all files of the folder's kind, in its subfolders too, sorted."""
@@ -338,6 +348,12 @@ def _resolved(path: Path) -> Path | None:
         return path.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         return None
+
+
+def _without_suffix(name: str) -> str:
+    """A name without the suffix that says what kind of file it is."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in _MODEL_SUFFIXES else name
 
 
 def _shown(name: str) -> str:

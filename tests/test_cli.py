@@ -1,5 +1,6 @@
 """The command line: what it does, prints and answers; real files, real runs."""
 
+import hashlib
 import json
 import os
 import pty
@@ -38,6 +39,60 @@ def test_json_tells_the_same_as_lines_do(folder: Path, capsys: pytest.CaptureFix
     assert [warning["input"] for warning in told["warnings"]] == ["colour"]
     assert main(["run", "--json", "nothing.json"]) == 2
     assert "no such file" in json.loads(capsys.readouterr().out)["problems"][0]["message"]
+
+
+def test_what_a_workflow_needs_is_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", written(sampled())]) == 0
+    assert "needs checkpoints/weft-tiny.safetensors\n" in capsys.readouterr().out
+    assert main(["check", "--json", "workflow.json"]) == 0
+    (needed,) = json.loads(capsys.readouterr().out)["models"]
+    shipped = str(ROOT / "models" / "checkpoints" / "weft-tiny.safetensors")
+    assert needed == {
+        "folder": "checkpoints",
+        "name": "weft-tiny.safetensors",
+        "nodes": ["4"],
+        "path": shipped,
+        "put_into": None,
+        "like_it": [],
+    }
+    assert main(["check", "--json", written(picture())]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == []
+
+
+def test_all_that_is_missing_is_listed_with_where_to_put_it_and_what_is_like_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("loras/style_v2.safetensors", "embeddings/bad_hands.safetensors"):
+        (folder / "models" / name).parent.mkdir(parents=True)
+        (folder / "models" / name).write_bytes(b"")
+    prompt = sampled(model=["10", 0]) | {
+        "10": node("LoraLoader", lora_name="style_v1.safetensors", model=["4", 0], clip=["4", 1]),
+        "11": node("CLIPTextEncode", text="embedding:bad_hand, embedding:worst", clip=["10", 1]),
+        "12": node("ControlNetLoader", control_net_name="canny.safetensors"),
+        "13": node("UpscaleModelLoader", model_name="4x.safetensors"),
+        "14": node("ImageUpscaleWithModel", upscale_model=["13", 0], image=["8", 0]),
+    }
+    prompt["3"]["inputs"]["negative"] = ["11", 0]
+    prompt["4"]["inputs"]["ckpt_name"] = "weft-tinny.safetensors"
+    prompt["9"]["inputs"]["images"] = ["14", 0]
+    assert main(["check", written(prompt)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    missing = [line for line in said.err.splitlines() if line.startswith("missing: ")]
+    assert missing == [
+        "missing: checkpoints/weft-tinny.safetensors: put it into models/checkpoints, "
+        "or use weft-tiny.safetensors",
+        "missing: loras/style_v1.safetensors: put it into models/loras, "
+        "or use style_v2.safetensors",
+        "missing: embeddings/bad_hand: put it into models/embeddings, or use bad_hands.safetensors",
+        "missing: embeddings/worst: put it into models/embeddings",
+        "missing: upscale_models/4x.safetensors: put it into models/upscale_models",
+    ]  # not the ControlNet, which no output needs
+    assert main(["check", "--json", "workflow.json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [model["path"] for model in told["models"]] == [None] * 5
+    assert told["models"][1]["put_into"] == str(folder / "models" / "loras")
+    assert told["models"][1]["like_it"] == ["style_v2.safetensors"]
 
 
 # -- run -------------------------------------------------------------------------------------------
@@ -258,6 +313,23 @@ def test_a_model_is_described_by_path_or_by_name(
     }.items():
         assert main(["models", wanted]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_hashes_are_told_when_asked_for_and_remembered(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = ROOT / "models" / "checkpoints" / "weft-tiny.safetensors"
+    digest = hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert main(["models", "--hash"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("weft-tiny.safetensors" in line and digest[:10] in line for line in lines)
+    assert list(json.loads(Path("user/model_digests.json").read_text())) == [str(shipped)]
+    assert main(["models", "--hash", "weft-tiny.safetensors"]) == 0
+    assert digest in capsys.readouterr().out
+    assert main(["models", "--hash", "--json"]) == 0
+    assert [m["sha256"] for m in json.loads(capsys.readouterr().out)["models"]] == [digest]
+    assert main(["models", "--json", "weft-tiny.safetensors"]) == 0
+    assert "sha256" not in json.loads(capsys.readouterr().out)
 
 
 def test_a_reader_that_goes_away_is_no_mistake() -> None:

@@ -1,10 +1,12 @@
 """``weft models``: which model files there are, and what each of them is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from executor.cli import Exit
 from executor.cli.terminal import say, say_json, say_table
+from executor.digests import Digests
 from executor.errors import ModelFileError, PathError, nearest
 from executor.models.detect import inspect
 from executor.models.model_file import FOLDER_OF, ModelFile
@@ -12,19 +14,24 @@ from executor.paths import MODEL_FOLDERS, Folders
 from executor.settings import Settings
 
 
-def models(wanted: str | None, *, as_json: bool) -> int:
-    """List all model files, or describe one. Raises PathError, ModelFileError."""
+def models(wanted: str | None, *, as_json: bool, with_hash: bool = False) -> int:
+    """List all model files, or describe one. Raises PathError, ModelFileError, FileError."""
     folders = Folders(Settings.from_environment())
+    digests = Digests(folders.user) if with_hash else None
     if wanted is not None:
-        found = inspect(_located(wanted, folders))
-        say_json(_as_object(found)) if as_json else _describe(found)
+        path = _located(wanted, folders)
+        found = inspect(path)
+        hashes = {} if digests is None else {"sha256": digests.of(path).sha256}
+        say_json(_as_object(found) | hashes) if as_json else _describe(found, hashes)
         return Exit.DONE
     names = [(folder, name) for folder in _folders() for name in folders.names(folder)]
+    if digests is not None:
+        digests.begin(folders.find(folder, name) for folder, name in names)
     if as_json:
-        files = [_listed(folder, name, folders) for folder, name in names]
+        files = [_listed(folder, name, folders, digests) for folder, name in names]
         say_json({"models": files})
     elif names:
-        say_table((folder, name, *_line(folders.find(folder, name))) for folder, name in names)
+        say_table((*name, *_line(folders.find(*name), digests)) for name in names)
     else:
         say("there are no model files; checkpoints belong into models/checkpoints")
     return Exit.DONE
@@ -51,16 +58,17 @@ def _located(wanted: str, folders: Folders) -> Path:
     raise PathError(f"there is no file {wanted!r}, here or in the folders of models{hint}")
 
 
-def _line(path: Path) -> tuple[str, str, str]:
-    """What a file is, its precision and its size; or what is wrong with it."""
+def _line(path: Path, digests: Digests | None) -> tuple[str, ...]:
+    """What a file is, its precision and size, if wanted its short hash; or what is wrong."""
+    hashes = () if digests is None else (digests.of(path).short,)
     try:
         found = inspect(path)
     except ModelFileError as error:
-        return "cannot be used", "", str(error)
-    return _title(found), "+".join(found.dtypes), _size(found.size_bytes)
+        return ("cannot be used", "", *hashes, str(error))
+    return (_title(found), "+".join(found.dtypes), *hashes, _size(found.size_bytes))
 
 
-def _describe(found: ModelFile) -> None:
+def _describe(found: ModelFile, hashes: Mapping[str, str]) -> None:
     say(f"{found.path} is {found.kind.value}")
     rows = [("parameters", f"{found.parameters:,}")]
     rows += [(f"  {part}", f"{count:,}") for part, count in found.parts.items()]
@@ -76,17 +84,20 @@ def _describe(found: ModelFile) -> None:
         rows.append(("made for", f"{found.resolution} px"))
     if found.kind in FOLDER_OF:
         rows.append(("belongs in", FOLDER_OF[found.kind]))
+    rows += hashes.items()
     for key, value in found.metadata.items():  # some files carry whole pictures there
         rows.append((f"metadata {key}", value if len(value) <= 100 else f"{value[:100]}…"))
     say_table(rows)
 
 
-def _listed(folder: str, name: str, folders: Folders) -> dict[str, Any]:
+def _listed(folder: str, name: str, folders: Folders, digests: Digests | None) -> dict[str, Any]:
     path = folders.find(folder, name)
+    hashes = {} if digests is None else {"sha256": digests.of(path).sha256}
     try:
-        return {"folder": folder, "name": name, **_as_object(inspect(path))}
+        return {"folder": folder, "name": name, **_as_object(inspect(path)), **hashes}
     except ModelFileError as error:
-        return {"folder": folder, "name": name, "path": str(path), "error": str(error)}
+        told = {"folder": folder, "name": name, "path": str(path), "error": str(error)}
+        return {**told, **hashes}
 
 
 def _as_object(found: ModelFile) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from executor.cli import Exit
 from executor.cli.changes import changed
 from executor.cli.model_check import model_problems
 from executor.cli.progress import Bars
-from executor.cli.terminal import as_object, complain, say, say_json
+from executor.cli.terminal import as_object, as_seen_from_here, complain, say, say_json
 from executor.context import SavedFile
 from executor.errors import PathError, Problem, WorkflowError
 from executor.events import Ended, Event, Executed, Failed, Failure, Outcome
@@ -141,6 +141,4 @@ def _drive(
 
 def _path(saved: SavedFile, folders: Folders) -> str:
     """Where a saved file is, as seen from the current directory if it lies below that."""
-    path = folders.place(saved.type) / saved.subfolder / saved.filename
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return as_seen_from_here(folders.place(saved.type) / saved.subfolder / saved.filename)

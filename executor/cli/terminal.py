@@ -6,6 +6,7 @@ Text that came out of a file is written so that it cannot break a line or move t
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from executor.errors import Problem, WeftError, WorkflowError
@@ -33,6 +34,12 @@ def say_table(rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         say("  ".join([*cells, line[-1]]).rstrip())
+
+
+def as_seen_from_here(path: Path) -> str:
+    """A path, relative to the current directory if it lies below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def refuse(error: WeftError, *, as_json: bool) -> None:
