@@ -20,6 +20,7 @@ import nodes
 from executor.api.app import create_app
 from executor.api.job_log import given_up
 from executor.api.keys import LEDGER, NARRATOR, SETTINGS
+from executor.api.tokens import may_be_anonymous
 from executor.cli.serve_arguments import add_serve_arguments, settings_of
 from executor.dispatch import Dispatcher
 from executor.errors import SettingsError
@@ -30,6 +31,7 @@ from executor.paths import Folders
 from executor.plugins import load_plugins
 from executor.seats import Spawn
 from executor.settings import Settings
+from executor.tokens import Tokens
 
 log = logging.getLogger("weft")
 
@@ -56,6 +58,7 @@ def spawns(settings: Settings) -> dict[str, Spawn]:
 async def serve(settings: Settings) -> None:
     """Serve until told to stop; then take no more, and let what runs end or queue it again."""
     folders = Folders(settings)
+    _refuse_to_be_open(settings, folders)
     plugins = load_plugins(settings, folders)
     async with open_ledger(folders.user / "weft.sqlite") as ledger:
         if again := await ledger.recover():
@@ -75,6 +78,16 @@ async def serve(settings: Settings) -> None:
             await site.stop()
         await dispatcher.close(GRACE_S)
         await runner.cleanup()
+
+
+def _refuse_to_be_open(settings: Settings, folders: Folders) -> None:
+    """Raise SettingsError for a server that everybody in its networks could use."""
+    if Tokens(folders.user).is_empty and not may_be_anonymous(settings):
+        raise SettingsError(
+            f"listen: {settings.listen} is reached from networks, and there is no token yet, so "
+            "that everybody there could use the server; weft token add NAME makes one, "
+            "--allow-anonymous lets everybody in"
+        )
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:

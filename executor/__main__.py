@@ -7,7 +7,7 @@ stderr.
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -83,7 +83,38 @@ def parser() -> ArgumentParser:
     )
     add_serve_arguments(serve)
     serve.set_defaults(json=False)
+
+    token = command("token", "make, list and remove the keys that a server asks for")
+    _add_token_commands(token)
     return top
+
+
+def _add_token_commands(token: ArgumentParser) -> None:
+    """What can be done with tokens."""
+    for place, does in (("base", "as the server's"), ("user", "in place of base/user")):
+        token.add_argument(f"--{place}-directory", metavar="DIR", type=Path, help=does)
+    actions = token.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser(
+        "add", help="make a token and print it, once; it needs no restart", allow_abbrev=False
+    )
+    add.add_argument("name", metavar="NAME", help="whose jobs and pictures they are")
+    add.add_argument("--requests-per-minute", type=_count, metavar="N", help="by default any")
+    add.add_argument("--queued-jobs", type=_count, metavar="N", help="by default any")
+    add.add_argument("--admin", action="store_true", help="it sees everybody's jobs and pictures")
+    actions.add_parser("list", help="list all tokens, without what is secret")
+    remove = actions.add_parser("remove", help="make a token worthless, at once")
+    remove.add_argument("name", metavar="NAME")
+    webhook = actions.add_parser(
+        "webhook-secret", help="print what webhooks of a token's jobs are signed with"
+    )
+    webhook.add_argument("name", metavar="NAME", nargs="?", help="by default of jobs without one")
+
+
+def _count(text: str) -> int:
+    """A number that is at least 1."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 10**9):
+        raise ArgumentTypeError(f"it must be a whole number from 1 on, got {text[:40]!r}")
+    return int(text)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -105,7 +136,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: Namespace) -> int:
-    if arguments.command not in ("models", "serve"):  # the server loads them by its own settings
+    if arguments.command not in (
+        "models",
+        "serve",
+        "token",
+    ):  # the server loads them by its own settings
         import_module("nodes")  # which registers them; nothing under executor knows them otherwise
         _load_plugins()
     match arguments.command:
@@ -126,6 +161,8 @@ def _call(arguments: Namespace) -> int:
         case "serve":
             import_module("server").run(arguments)
             return Exit.DONE
+        case "token":
+            return _call_token(arguments)
         case "nodes":
             from executor.cli.nodes import nodes
 
@@ -134,6 +171,29 @@ def _call(arguments: Namespace) -> int:
             from executor.cli.models import models
 
             return models(arguments.file, as_json=arguments.json, with_hash=arguments.hash)
+
+
+def _call_token(arguments: Namespace) -> int:
+    from executor.cli import token
+
+    as_json = arguments.json
+    folder = token.user_folder(arguments.base_directory, arguments.user_directory)
+    match arguments.action:
+        case "add":
+            return token.add(
+                folder,
+                arguments.name,
+                requests_per_minute=arguments.requests_per_minute,
+                queued_jobs=arguments.queued_jobs,
+                is_admin=arguments.admin,
+                as_json=as_json,
+            )
+        case "list":
+            return token.show(folder, as_json=as_json)
+        case "remove":
+            return token.remove(folder, arguments.name, as_json=as_json)
+        case _:
+            return token.webhook_secret(folder, arguments.name, as_json=as_json)
 
 
 def _load_plugins() -> None:

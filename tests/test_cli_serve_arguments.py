@@ -28,7 +28,15 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         *("--user-directory", "u", "--extra-model-paths-config", "a.yaml", "b.yaml"),
         *("--extra-model-paths-config", "c.yaml", "--front-end-root", "web", "--cpu"),
         *("--preview-method", "taesd", "--disable-all-custom-nodes", "--force-fp16"),
-        *("--log-format", "json", "--model-bytes", "6GiB", "--reserve-vram", "1.5"),
+        *(
+            "--allow-anonymous",
+            "--log-format",
+            "json",
+            "--model-bytes",
+            "6GiB",
+            "--reserve-vram",
+            "1.5",
+        ),
     )
     assert chosen == Settings(
         listen="::1",
@@ -45,6 +53,7 @@ def test_every_argument_is_its_setting(folder: Path) -> None:
         custom_nodes=False,
         dtype="float16",
         log_format="json",
+        allow_anonymous=True,
         model_bytes=ByteSize(6 * 2**30),
         reserved_bytes=ByteSize(3 * 2**29),
     )

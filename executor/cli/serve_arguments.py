@@ -38,6 +38,12 @@ def add_serve_arguments(parser: ArgumentParser) -> None:
         "machine only; without an ADDRESS, on all networks",
     )
     add("--port", metavar="PORT", help="by default 8188; 0 takes any free one")
+    add(
+        "--allow-anonymous",
+        action="store_const",
+        const=True,
+        help="answer on networks without any token: everybody there may do everything",
+    )
     add = parser.add_argument_group("files").add_argument
     add(
         "--base-directory",
