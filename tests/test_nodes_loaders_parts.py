@@ -13,6 +13,7 @@ from torch import Tensor
 from executor import Context, ModelFileError, PathError, testing
 from executor.models.text import ClipText
 from executor.models.unet import UNet
+from executor.presence import state_of
 from nodes.loaders import CheckpointLoader, CLIPLoader, DiffusersLoader, DualCLIPLoader, UNETLoader
 
 UNET = "model.diffusion_model."
@@ -60,7 +61,7 @@ def ctx(models: Path) -> Context:
 
 
 def assert_same_weights(one: Any, other: Any) -> None:
-    found, expected = one.network.state_dict(), other.network.state_dict()
+    found, expected = state_of(one.network), state_of(other.network)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
@@ -103,8 +104,8 @@ def test_weights_are_rounded_to_eight_bits_where_that_is_said(
     rounded = UNETLoader(unet_name="xl.safetensors", weight_dtype=said).run(ctx)
     assert isinstance(plain, UNet)
     assert isinstance(rounded, UNet)
-    expected = plain.network.state_dict()
-    for name, weight in rounded.network.state_dict().items():
+    expected = state_of(plain.network)
+    for name, weight in state_of(rounded.network).items():
         assert torch.equal(weight, expected[name].to(dtype).float())
     assert rounded.key != plain.key
 

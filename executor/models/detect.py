@@ -56,7 +56,7 @@ def inspect(path: Path) -> ModelFile:
         path=path,
         kind=kind,
         family=family,
-        architecture=family.title if family else _architecture(header, unet),
+        architecture=_architecture(header, unet, family) if is_diffusion else "",
         objective=objective_of(header, unet, family) if unet and family else Objective(),
         resolution=_resolution(header, family),
         dtypes=_dtypes(header),
@@ -177,11 +177,11 @@ def _family(header: Header, unet: UnetPlace, hints: Hints) -> Family | None:
     return family_with(unet.shapes(), lambda tower: text_place(header, tower.prefixes) is not None)
 
 
-def _architecture(header: Header, unet: UnetPlace | None) -> str:
-    """What a diffusion model of no family that is whole is called; nothing, if it is none."""
-    if unet is None:
-        return ""
-    whole = family_with(unet.shapes(), None)
+def _architecture(header: Header, unet: UnetPlace | None, family: Family | None) -> str:
+    """What a diffusion model is called, be it of a family or not."""
+    if family is not None:
+        return family.title
+    whole = family_with(unet.shapes(), None) if unet else None
     if whole is not None:
         return f"{whole.title} without all of its text encoders"
     known = (title for sign, title in FOREIGN if _any_holds(header.tensors, (sign,)))
