@@ -205,6 +205,7 @@ async def test_a_stream_gives_each_picture_once(tmp_path: Path) -> None:
         assert [item["output"]["seed"] for item in told["stream"]] == [
             picture["seed"] for picture in found["output"]
         ]
+        assert (await server.get(f"/stream/{found['id']}"))["stream"] == [], "clients wait for it"
 
 
 @on_a_loop

@@ -47,6 +47,7 @@ from executor.public_models import PublicModel, Task
 FACE = "runpod"
 WAIT_MS, MOST_WAIT_MS = 90_000, 300_000  # of /runsync
 LOW_PRIORITY = 2.0**40  # a number behind all that are given out in turn
+MOST_STREAMED = 10_000  # jobs of which it is known how much was streamed
 _LONG = 512  # characters of a field beyond which the echo leaves out the rest
 
 STATUS: Mapping[State, str] = {
@@ -83,11 +84,11 @@ async def stream(request: web.Request) -> web.Response:
     record = await _own(request)
     job = await request.app[LEDGER].job(record.id)
     pictures = await _pictures(request.app, job, base_url_of(request)) if job else []
-    told = request.app[STREAMED].get(record.id, 0)
-    if record.state.is_over:
-        request.app[STREAMED].pop(record.id, None)
-    else:
-        request.app[STREAMED][record.id] = len(pictures)
+    streamed = request.app[STREAMED]
+    told = streamed.pop(record.id, 0)
+    streamed[record.id] = len(pictures)
+    while len(streamed) > MOST_STREAMED:
+        del streamed[next(iter(streamed))]  # the one that was asked for longest ago
     items = [{"output": picture} for picture in pictures[told:]]
     return json_reply({"status": STATUS[record.state], "stream": items})
 
@@ -333,7 +334,7 @@ async def _pictures(
 
 
 STREAMED: web.AppKey[dict[str, int]] = web.AppKey("streamed", dict)
-"""How many of its pictures each running job has told by ``/stream``."""
+"""How many of its pictures each job has told by ``/stream``; a restart tells them again."""
 
 _HANDLERS = (
     ("POST", "/run", run),

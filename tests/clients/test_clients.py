@@ -24,6 +24,7 @@ from server_process import ServerProcess, text_to_image
         ("saintno.mjs", 3),
         ("comfy_ui_client.mjs", 1),
         ("openai_images.py", 6),
+        ("runpod_jobs.py", 4),
     ],
 )
 def test_a_client_makes_pictures(
