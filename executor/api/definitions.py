@@ -25,23 +25,16 @@ class Listed(NamedTuple):
 
 
 LISTED: Mapping[str, Listed] = {
-    "ControlNetLoader": Listed(
-        "Load ControlNet Model", {"control_net_name": "controlnet"}, ("CONTROL_NET",)
-    ),
-    "GLIGENLoader": Listed("GLIGENLoader", {"gligen_name": "gligen"}, ("GLIGEN",)),
     "ImageOnlyCheckpointLoader": Listed(
         "Image Only Checkpoint Loader",
         {"ckpt_name": "checkpoints"},
         ("MODEL", "CLIP_VISION", "VAE"),
     ),
-    "StyleModelLoader": Listed(
-        "Load Style Model", {"style_model_name": "style_models"}, ("STYLE_MODEL",)
-    ),
 }
-"""Without these the official frontend 1.27.10 makes no file widget of any node.
+"""Without it the official frontend 1.27.10 makes no file widget of any node.
 
-It maps the input of each to a folder, and ends where one is not there. A workflow with one is
-refused as with any unknown class. They are marked deprecated, so that menus leave them out.
+It maps the inputs of some loaders to folders, and ends where one is not there. A workflow with this
+one is refused as with any unknown class. It is marked deprecated, so that menus leave it out.
 """
 
 
