@@ -279,7 +279,7 @@ async def test_what_the_disk_does_not_take_is_not_acknowledged(path: Path) -> No
             except LedgerError:
                 return None
 
-        with no_file_beyond(400_000):
+        with no_file_beyond(450_000):
             answers = [await submit(0) for _ in range(5)]
             answers += await asyncio.gather(*(submit(1) for _ in range(100)))
         accepted = {id for id in answers if id is not None}

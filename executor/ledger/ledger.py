@@ -14,7 +14,18 @@ from time import time_ns
 from typing import Any
 
 from executor.errors import LedgerError
-from executor.ledger import hooks, queries, queue, results, retention
+from executor.ledger import (
+    figures,
+    figures_read,
+    hooks,
+    presence,
+    queries,
+    queue,
+    results,
+    retention,
+)
+from executor.ledger.figures_read import Bucket, CheckpointFigures
+from executor.ledger.presence import Presence
 from executor.ledger.reader import Reader
 from executor.ledger.records import (
     Accepted,
@@ -319,6 +330,46 @@ class Ledger:
     async def owners_of_files(self, type: str, names: Sequence[str]) -> list[frozenset[str]]:
         """The same of many files in one folder, each by its subfolder and name."""
         return await self._reader.ask(lambda of: queries.owners_of_files(of, type, names))
+
+    # How models and workers do
+
+    async def figures(self) -> dict[str, CheckpointFigures]:
+        """What every checkpoint has done that was ever used, by its name."""
+        return await self._reader.ask(lambda of: figures_read.figures(of, self._now_ms()))
+
+    async def figures_over_time(
+        self, name: str, *, span_ms: int, width_ms: int, after_ms: int
+    ) -> tuple[Bucket, ...]:
+        """What a checkpoint has done in buckets of so long, of minutes or of hours."""
+        if not is_unicode(name):
+            return ()
+        return await self._reader.ask(
+            lambda of: figures_read.over_time(of, name, span_ms, width_ms, after_ms)
+        )
+
+    async def see(self, kind: presence.Kind, names: Collection[str]) -> None:
+        """Note all of a kind that are there now; to be called once a minute, and at changes.
+
+        After a power cut, what was there is known as of a little earlier.
+        """
+        await self._writer.do(
+            lambda to: presence.see(to, kind, names, self._now_ms()), is_synced=False
+        )
+
+    async def see_anew(self) -> None:
+        """Forget what was there when the last server ended, at a start: it may not be there now."""
+        await self._writer.do(presence.end_all, is_synced=False)
+
+    async def presence(self, after_ms: int) -> tuple[Presence, ...]:
+        """All that was ever seen, and when it was there after that moment."""
+        return await self._reader.ask(lambda of: presence.presence(of, after_ms, self._now_ms()))
+
+    async def prune_figures(self) -> None:
+        """Delete figures that are too old to be asked for; to be called once an hour or so."""
+        now_ms = self._now_ms()
+        await self._writer.do(lambda to: figures.prune(to, now_ms), is_synced=False)
+        before_ms = now_ms - figures.KEPT_MS[figures.HOUR_MS]
+        await self._writer.do(lambda to: presence.prune(to, before_ms), is_synced=False)
 
     # Whom to tell
 

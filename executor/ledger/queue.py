@@ -7,10 +7,11 @@ of which either happens as a whole or not at all.
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import uuid4
 
 from executor.errors import JobExists, JobRefused, QueueFull
-from executor.ledger import hooks
+from executor.ledger import figures, hooks
 from executor.ledger.records import Accepted, JobBody, JobEvent, NewJob, Requeued, State, TakenJob
 from executor.ledger.results import end, running
 
@@ -34,9 +35,9 @@ BY_ID = """
 
 ADD_JOB = """
     INSERT INTO jobs (job, id, number, state, client_id, owner, idempotency_key, workflow_id,
-        created_ms, expires_ms, timeout_ms)
+        created_ms, expires_ms, timeout_ms, checkpoints)
     VALUES (:job, :id, :number, 'queued', :client_id, :owner, :key, :workflow_id,
-        :created_ms, :expires_ms, :timeout_ms)
+        :created_ms, :expires_ms, :timeout_ms, :checkpoints)
 """
 
 ADD_BODY = """
@@ -169,6 +170,7 @@ def submit(
             "created_ms": now_ms,
             "expires_ms": None if new.ttl_ms is None else now_ms + new.ttl_ms,
             "timeout_ms": new.timeout_ms,
+            "checkpoints": new.checkpoints.text(),
         },
     )
     try:
@@ -252,7 +254,8 @@ def cancel(
 
 def cancel_rows(connection: sqlite3.Connection, rows: Sequence[int], now_ms: int) -> int:
     """Give up those of these rows that still wait in the queue. Gives how many."""
-    values = {"rows": json.dumps(rows), "now_ms": now_ms}
+    values: dict[str, Any] = {"rows": json.dumps(rows), "now_ms": now_ms}
+    figures.count_cancelled(connection, values["rows"], now_ms)
     connection.execute(END_ROWS, values)
     return connection.execute(CANCEL_ROWS, values).rowcount
 

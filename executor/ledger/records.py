@@ -4,6 +4,7 @@ JSON stays the text that it came in: a prompt is never decoded here. Times are m
 1970, durations milliseconds. A ``NewJob`` that exists is one that can be kept.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,6 +64,41 @@ class JobBody:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Which checkpoints a workflow loads, and what of its outputs is made with each."""
+
+    names: tuple[str, ...] = ()
+    by_output: Mapping[str, int] = field(default_factory=dict[str, int])
+    """By node: bit i is set if the i-th had a part in what it leaves."""
+
+    def shares(self, counts: Mapping[str, int]) -> list[int]:
+        """How much of what nodes left is each one's, in their order.
+
+        A node that came up while the job ran is taken for everyone's.
+        """
+        return [
+            sum(
+                count
+                for node_id, count in counts.items()
+                if self.by_output.get(node_id, -1) >> place & 1
+            )
+            for place in range(len(self.names))
+        ]
+
+    def text(self) -> str:
+        """As it is kept: JSON, or nothing."""
+        if not self.names:
+            return ""
+        return json.dumps([self.names, self.by_output], separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Checkpoints":
+        """What was kept."""
+        names, by_output = json.loads(text) if text else ((), {})
+        return cls(tuple(names), by_output)
+
+
+@dataclass(frozen=True, slots=True)
 class NewHook:
     """Whom to tell of a job's end, and how."""
 
@@ -98,6 +134,7 @@ class NewJob:
     timeout_ms: int | None = None
     """How long it may run."""
     hook: NewHook | None = None
+    checkpoints: Checkpoints = Checkpoints()
 
     def __post_init__(self) -> None:
         for what in ("id", "client_id", "owner", "idempotency_key", "workflow_id"):

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from executor.ledger import figures
 from executor.ledger.records import EventKind, JobEvent, JobFile, State
 
 # The fence. One row, by its unique id.
@@ -43,6 +44,7 @@ END = """
     UPDATE jobs SET state = :state, ended_ms = :now_ms, ended_seq = :seq,
         output_count = :output_count, preview = :preview
     WHERE job = :job
+    RETURNING attempt, worker, created_ms, started_ms, checkpoints
 """
 
 ADD_RESULT = "INSERT INTO results (job, error, outputs) VALUES (:job, :error, :outputs)"
@@ -114,7 +116,7 @@ def end(
     event = _add_event(connection, job, EventKind.ENDED, data, now_ms)
     files = {"job": job["job"], "attempt": job["attempt"]}
     preview = connection.execute(PREVIEW, files).fetchone() if outputs else None
-    connection.execute(
+    ended = connection.execute(
         END,
         {
             "job": job["job"],
@@ -124,7 +126,8 @@ def end(
             "output_count": _count(outputs),
             "preview": preview["file"] if preview else None,
         },
-    )
+    ).fetchone()
+    figures.count(connection, ended, state, outputs, now_ms)
     if outputs or error is not None:
         text = json.dumps(outputs, separators=(",", ":"), allow_nan=False)
         connection.execute(ADD_RESULT, {"job": job["job"], "error": error, "outputs": text})

@@ -170,6 +170,64 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    (
+        # What a job's workflow loads (`records.Checkpoints`), for whoever counts its end.
+        "ALTER TABLE jobs ADD COLUMN checkpoints TEXT NOT NULL DEFAULT ''",
+        "CREATE TABLE checkpoints (checkpoint INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)"
+        " STRICT",
+        # Of all times, by worker; `last_ms` is 0 where no job has run.
+        """
+        CREATE TABLE providers (
+            checkpoint INTEGER NOT NULL,
+            worker TEXT NOT NULL,
+            succeeded INTEGER NOT NULL,
+            failed INTEGER NOT NULL,
+            cancelled INTEGER NOT NULL,
+            timed_out INTEGER NOT NULL,
+            pictures INTEGER NOT NULL,
+            last_ms INTEGER NOT NULL,
+            PRIMARY KEY (checkpoint, worker)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # By minute and by hour; one checkpoint's lie together, in their order.
+        """
+        CREATE TABLE figures (
+            checkpoint INTEGER NOT NULL,
+            span_ms INTEGER NOT NULL,
+            began_ms INTEGER NOT NULL,
+            succeeded INTEGER NOT NULL,
+            failed INTEGER NOT NULL,
+            cancelled INTEGER NOT NULL,
+            timed_out INTEGER NOT NULL,
+            pictures INTEGER NOT NULL,
+            timed_pictures INTEGER NOT NULL,
+            running_ms INTEGER NOT NULL,
+            PRIMARY KEY (checkpoint, span_ms, began_ms)
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE durations (
+            checkpoint INTEGER NOT NULL,
+            span_ms INTEGER NOT NULL,
+            began_ms INTEGER NOT NULL,
+            stage TEXT NOT NULL CHECK (stage IN ('waiting', 'running')),
+            bin INTEGER NOT NULL,
+            jobs INTEGER NOT NULL,
+            PRIMARY KEY (checkpoint, span_ms, began_ms, stage, bin)
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE presence (
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            since_ms INTEGER NOT NULL,
+            until_ms INTEGER NOT NULL,
+            is_open INTEGER NOT NULL,
+            PRIMARY KEY (kind, name, since_ms)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX presence_open ON presence (kind) WHERE is_open = 1",
+    ),
 )
 
 
