@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from . import graphs, ledger, loras, models, pictures, server
+from . import faces, graphs, ledger, loras, models, pictures, server
 
 BENCHMARKS: Mapping[str, Callable[[], None]] = {
     "graphs": graphs.main,
     "ledger": ledger.main,
     "server": server.main,
+    "faces": faces.main,
     "loading": models.loading,
     "loras": loras.main,
     "unet": models.unet,
