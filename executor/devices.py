@@ -70,7 +70,7 @@ class Devices:
             def left(used: int) -> int:
                 return max(0, used + self.free_bytes() - working - reserved_bytes)
 
-            return replace(self, residency=Residency(left))
+            return replace(self, residency=Residency(left, is_shared=True))
         if model_bytes is None:  # a host's memory: a process that takes too much of it is killed
             model_bytes = max(0, int((self.free_bytes() - reserved_bytes) * _MODEL_SHARE))
         most = model_bytes

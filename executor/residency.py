@@ -66,9 +66,16 @@ class Residence:
 class Residency:
     """Which weights are on the device."""
 
-    def __init__(self, budget: Callable[[int], int] | None = None) -> None:
-        """``budget`` says how many bytes networks may take when they take so many; None: any."""
-        self.budget = budget
+    def __init__(
+        self, budget: Callable[[int], int] | None = None, *, is_shared: bool = False
+    ) -> None:
+        """A device with so much room.
+
+        Args:
+            budget: how many bytes networks may take when they take so many; None: any.
+            is_shared: whether it is more when what is no network lets go of memory.
+        """
+        self.budget, self.is_shared = budget, is_shared
         self.on_shortage: Callable[[], bool] = lambda: False
         """Lets go of what is no network, when memory has run out. False if there is nothing."""
         self.admitted = 0  # how many networks were loaded
@@ -186,6 +193,8 @@ class Residency:
         with self.lock:
             while missing := [p for p in residence.places.values() if not p.is_in]:
                 if residence.nbytes > residence.limit_bytes:
+                    if self.is_shared and self.on_shortage():
+                        continue
                     self._tell_of_parts(residence)
                     return False
                 self.make_room(sum(place.nbytes for place in missing), residence)

@@ -57,11 +57,17 @@ def streamed(network: nn.Module, residence: Residence) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        stream.end()
 
 
 def parts_of(network: nn.Module, places: Mapping[str, Place], most_bytes: float) -> list[Part]:
-    """The modules of a network, cut until none takes more, or none can be cut."""
-    return list(_cut("", network, places, most_bytes))
+    """The modules of a network, cut until none takes more, or none can be cut.
+
+    What was taken out of the network since it was loaded is in none of them.
+    """
+    there = {name for name, _ in network.named_parameters()}
+    inside = {name: place for name, place in places.items() if name in there}
+    return list(_cut("", network, inside, most_bytes))
 
 
 def _cut(
@@ -87,9 +93,8 @@ def _cut(
         yield Part(path, tuple(own))
     children = dict(module.named_children())
     for child, inner in below.items():
-        if child in children:  # else it was taken out of the network, or the network itself has it
-            at = f"{path}.{child}" if path else child
-            yield from _cut(at, children[child], inner, most_bytes)
+        at = f"{path}.{child}" if path else child
+        yield from _cut(at, children[child], inner, most_bytes)
 
 
 def _doors(module: nn.Module) -> Iterator[nn.Module]:
@@ -149,7 +154,7 @@ class _Stream:
             self._make_room(missing)
             self._fetch(part, missing)
             if self._beside is not None:
-                self._beside.wait(part)
+                self._beside.wait(part.path)
             following = self._parts.get(self._residence.successors.get(part.path, ""))
             if following is not None and (missing := following.missing):
                 self._done = [done for done in self._done if done is not following]
@@ -178,25 +183,33 @@ class _Stream:
         while self._residence.in_bytes + nbytes > self._residence.limit_bytes:
             if not self._done:
                 return False
-            self._residency.leave(self._done.pop().places)
+            leaving = self._done.pop()
+            if self._beside is not None:
+                self._beside.wait(leaving.path)
+            self._residency.leave(leaving.places)
         return True
+
+    def end(self) -> None:
+        """The network has computed."""
+        if self._beside is not None:
+            self._beside.wait_for_all()
 
 
 class _Beside:
     """Copies to a GPU on a stream of their own."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._arrivals: dict[str, torch.cuda.Event] = {}
 
     def fetch(self, path: str, places: list[Place]) -> None:
         """Begin to bring a part."""
-        device = places[0].parameter.device
         with unwatched():
             homes = [place.pin() for place in places]
             # Made on the stream that computes, which may have used their memory until now.
-            values: list[Tensor] = [torch.empty_like(home, device=device) for home in homes]
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+            values: list[Tensor] = [torch.empty_like(home, device=self._device) for home in homes]
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._stream):
                 for home, value in zip(homes, values, strict=True):
                     value.copy_(home, non_blocking=True)
@@ -205,8 +218,16 @@ class _Beside:
             for place, value in zip(places, values, strict=True):
                 place.come(value)
 
-    def wait(self, part: Part) -> None:
-        """Let what is computed from now on wait until a part is there."""
-        arrival = self._arrivals.pop(part.path, None)
+    def wait(self, path: str) -> None:
+        """Let what is computed from now on, and what takes its memory, wait until a part is there.
+
+        The host waits for nothing.
+        """
+        arrival = self._arrivals.pop(path, None)
         if arrival is not None:
-            torch.cuda.current_stream().wait_event(arrival)
+            torch.cuda.current_stream(self._device).wait_event(arrival)
+
+    def wait_for_all(self) -> None:
+        """The same for all parts."""
+        for path in list(self._arrivals):
+            self.wait(path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from executor.context import Checkpoint
 from executor.devices import Devices
 from executor.models.adapters import Difference
+from executor.models.library import Library
 from executor.models.load import load_checkpoint
 from executor.models.text import ClipText
 from executor.models.unet import UNet
@@ -20,8 +21,11 @@ from executor.models.vae import Autoencoder
 from executor.models.weights import Change
 from executor.presence import lasting_bytes, present, state_of, weight_of
 from executor.residency import Residence, Residency, residence_of
-from executor.steps import Inputs
+from executor.steps import ControlInput, Inputs
 from executor.testing import write_tiny_checkpoint
+from executor.testing_control import write_tiny_adapter, write_tiny_controlnet
+from executor.testing_upscale import write_tiny_upscaler
+from executor.testing_vision import write_tiny_clip_vision
 
 CPU = Devices(torch.device("cpu"))
 
@@ -108,6 +112,44 @@ def test_so_do_text_encoders_and_autoencoders(
     for _ in range(2):
         assert torch.equal(compute(clip if is_text else vae), compute(whole))
         assert residency.peak_bytes <= limit
+
+
+def upscaled(library: Library, path: Path) -> Tensor:
+    write_tiny_upscaler(path)
+    return library.upscaler(path).upscale(noise(1, 12, 9, 3).sigmoid())
+
+
+def seen(library: Library, path: Path) -> Tensor:
+    write_tiny_clip_vision(path)
+    picture = noise(1, 32, 40, 3).sigmoid()
+    found = library.clip_vision(path).encode_pictures(picture)
+    return torch.cat([found.embeds.flatten(), found.penultimate.flatten()])
+
+
+def steered(library: Library, path: Path) -> Tensor:
+    """What a ControlNet and a T2I-Adapter make of a picture, one after the other."""
+    found: list[Tensor] = []
+    picture, x, sigma = noise(1, 64, 64, 3).sigmoid(), noise(1, 4, 8, 8), torch.tensor([500.0])
+    for write in (write_tiny_controlnet, write_tiny_adapter):
+        write(path.with_stem(write.__name__))
+        network = library.controlnet(path.with_stem(write.__name__))
+        hints = network.hints(picture, 8, 8)
+        control = ControlInput(network, hints, torch.ones(1))
+        made = network.residuals(x, sigma, Inputs(noise(1, 77, 32)), control)
+        found += [*hints, *made.skips, *made.features]
+    return torch.cat([tensor.flatten() for tensor in found])
+
+
+@pytest.mark.parametrize("compute", [upscaled, seen, steered])
+def test_so_does_all_that_reads_and_steers(
+    tmp_path: Path, compute: Callable[[Library, Path], Tensor]
+) -> None:
+    path = tmp_path / "x.safetensors"
+    expected = compute(Library(CPU), path)
+    for limit in (0, 20_000, 10**9):
+        devices = CPU.limited(limit)
+        assert torch.equal(compute(Library(devices), path), expected)
+        assert devices.residency.came_bytes > 0
 
 
 def test_no_limit_is_too_small(path: Path, free: Checkpoint) -> None:
@@ -244,6 +286,31 @@ def test_no_more_leaves_than_is_needed_and_only_that_comes_back(path: Path) -> N
     encoded(clip)
     assert text.in_bytes == text.nbytes
     assert residency.used_bytes <= limit
+
+
+def test_results_are_dropped_before_a_network_comes_in_parts_if_that_gives_room(
+    path: Path, free: Checkpoint
+) -> None:
+    results = 5_000_000
+    dropped: list[int] = []
+
+    def drop() -> bool:
+        nonlocal results
+        dropped.append(results)
+        results, before = 0, results
+        return before > 0
+
+    residency = Residency(lambda used: 8_000_000 - results, is_shared=True)
+    residency.on_shortage = drop
+    model = load_checkpoint(path, devices_of(residency)).model
+    assert torch.equal(denoised(model), denoised(free.model))
+    assert dropped == [5_000_000]
+    assert residency.used_bytes == of(model.network).nbytes  # type: ignore[attr-defined]
+    residency.budget = lambda used: 1_000_000
+    residency.leave_idle()
+    residency.is_shared = False
+    denoised(model)
+    assert len(dropped) == 1
 
 
 def test_what_computes_does_not_leave(path: Path) -> None:

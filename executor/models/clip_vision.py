@@ -17,6 +17,8 @@ from executor.models.model_file import FOLDER_OF, Kind, ModelFile
 from executor.models.part import Part
 from executor.models.vision_place import vision_place
 from executor.ports import EncodedPicture
+from executor.presence import lasting_bytes, present
+from executor.residency import Turn
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,14 +40,15 @@ class ClipVision:
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """How much its weights take, without what a file holds for as long as they can leave."""
+        return lasting_bytes(self.network)
 
     @torch.no_grad()
     def encode_pictures(self, pixels: Tensor, *, is_cropped: bool = True) -> EncodedPicture:
         """Pictures (B, H, W, C) in [0, 1], cut to a square or squeezed into one."""
         seen = prepared(pixels, self.size, is_cropped=is_cropped).to(self.network.device)
-        rows = [self._encoded(row) for row in seen.split(1)]
+        with present(self.network):
+            rows = [self._encoded(row) for row in seen.split(1)]
         embeds, last, penultimate = (torch.cat(parts) for parts in zip(*rows, strict=True))
         return EncodedPicture(embeds, last, penultimate)
 
@@ -91,7 +94,7 @@ def load_clip_vision(file: ModelFile, devices: Devices) -> ClipVision:
         raise ModelFileError(f"{file.path.name} is {file.kind} {what}{belongs}")
     part = Part("CLIP vision model", place.header, place.stored)
     network = part.build(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**place.config())))
-    part.fill(network, devices, devices.text_dtype)
+    part.fill(network, devices, devices.text_dtype, turn=Turn.TEXT_ENCODER)
     embeddings = network.vision_model.embeddings
     positions = torch.arange(embeddings.num_positions, device=devices.device)
     # a buffer that no file need hold, and that was built without storage

@@ -20,6 +20,8 @@ from executor.models.control_picture import control_picture
 from executor.models.part import Part
 from executor.models.unet import UNet
 from executor.ports import DiffusionModel, Residuals
+from executor.presence import lasting_bytes, present
+from executor.residency import Turn
 from executor.steps import ControlInput, Inputs
 
 _PIXELS = 8  # of the picture, for one of the latent
@@ -45,8 +47,8 @@ class T2IAdapter:
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """How much its weights take, without what a file holds for as long as they can leave."""
+        return lasting_bytes(self.network)
 
     @property
     def widths(self) -> list[int]:
@@ -81,14 +83,14 @@ class T2IAdapter:
         @torch.no_grad()
         def read(rows: Tensor) -> Tensor:
             """The features side by side, since batches are made of one tensor."""
-            features: list[Tensor] = self.network(rows.to(device, self.dtype))
+            with present(self.network):
+                features: list[Tensor] = self.network(rows.to(device, self.dtype))
             shapes[:] = [feature.shape[1:] for feature in features]
             return torch.cat([feature.flatten(1) for feature in features], dim=1)
 
         row_bytes = 8 * self.widths[0] * (rows // _PIXELS) * (columns // _PIXELS) * 4
-        side_by_side = in_batches(
-            pixels, read, row_bytes=row_bytes, what="while a T2I-Adapter reads pictures"
-        )
+        what, network = "while a T2I-Adapter reads pictures", self.network
+        side_by_side = in_batches(pixels, read, row_bytes=row_bytes, what=what, network=network)
         parts = side_by_side.split([shape.numel() for shape in shapes], dim=1)
         return tuple(p.unflatten(1, shape) for p, shape in zip(parts, shapes, strict=True))
 
@@ -112,7 +114,7 @@ def load_adapter(file: ControlFile, devices: Devices) -> T2IAdapter:
     part = Part("T2I-Adapter", file.header, file.keys)
     network = part.build(lambda: AdapterNetwork(**adapter_config(file.shapes)))
     dtype = devices.unet_dtype(part.stored_dtype(network))
-    part.fill(network, devices, dtype)
+    part.fill(network, devices, dtype, turn=Turn.CONTROL)
     return T2IAdapter(network, name=file.path.name, key=("t2i-adapter", file.identity, dtype))
 
 

@@ -18,6 +18,8 @@ from executor.models.model_file import ModelFile
 from executor.models.part import Part
 from executor.models.upscale_layout import Architecture, architecture_of
 from executor.models.upscale_networks import Compact, RRDBNet
+from executor.presence import lasting_bytes, present
+from executor.residency import Turn
 from executor.tiling import tiled
 
 TILES = (512, 256, 128)
@@ -43,8 +45,8 @@ class Upscaler:
 
     @property
     def nbytes(self) -> int:
-        """How much its weights take."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """How much its weights take, without what a file holds for as long as they can leave."""
+        return lasting_bytes(self.network)
 
     def upscale(self, pixels: Tensor) -> Tensor:
         """(B, H, W, C) in [0, 1] → (B, s · H, s · W, 3), for the factor s; alpha is left out.
@@ -60,7 +62,8 @@ class Upscaler:
 
         def upscaled(tile: int) -> Tensor:
             scale = Fraction(self.scale)
-            return tiled(rows, self._compute, tile=(tile, tile), overlap=OVERLAP, scale=scale)
+            with present(self.network):
+                return tiled(rows, self._compute, tile=(tile, tile), overlap=OVERLAP, scale=scale)
 
         def bytes_of(tile: int) -> int:
             height, width = (min(tile, side) for side in rows.shape[2:])
@@ -74,6 +77,7 @@ class Upscaler:
                 bytes_of=bytes_of,
                 device=rows.device,
                 what=f"upscaling a picture of {size} pixels by {self.scale}",
+                network=self.network,
             )
         return large.clamp_(0, 1).movedim(1, -1).contiguous()
 
@@ -85,7 +89,7 @@ def load_upscaler(file: ModelFile, devices: Devices) -> Upscaler:
         return _by_spandrel(file, devices)
     part = Part("network", file.header, found.keys)
     network = part.build(lambda: _built(found))
-    part.fill(network, devices, devices.upscaler_dtype)
+    part.fill(network, devices, devices.upscaler_dtype, turn=Turn.AUTOENCODER)
     return Upscaler(network, network.scale, network)
 
 
