@@ -126,6 +126,19 @@ def test_small_entries_cannot_pile_up_without_end():
     assert len(cache) < 1100
 
 
+@pytest.mark.parametrize("host_bytes", [0, 10 * MIB])
+def test_results_leave_a_device_that_is_full_and_models_stay_known(host_bytes: int):
+    cache = Cache(CPU, 100 * MIB, host_bytes)
+    cache.put("pinned", outputs(1), 1.0, pins=1)
+    cache.put("result", outputs(2), 1.0)
+    cache.put("model", Outputs((Weights(object()),)), 1.0)
+    assert cache.leave_device()
+    assert 5 * MIB < cache.used_bytes[0] < 5.1 * MIB
+    assert ("pinned" in cache, "model" in cache) == (True, True)
+    assert ("result" in cache) == (host_bytes > 0)
+    assert not cache.leave_device()
+
+
 def test_clear_leaves_what_is_pinned():
     cache = Cache(CPU, 10 * MIB, 0)
     cache.put("a", outputs(1), 1.0, pins=1)
