@@ -313,7 +313,8 @@ class Residuals:
 
     skips: Sequence[Tensor] = ()  # (B, C, h, w), one for each skip connection, from the first
     middle: Tensor | None = None
-    features: Sequence[Tensor] = ()  # (B, C, h, w), one a level, from the first: T2I-Adapters
+    # (B, C, h, w), behind the input blocks of these numbers in the original layout: T2I-Adapters
+    features: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
 
 
 class TextEncoder(Protocol):

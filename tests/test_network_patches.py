@@ -427,6 +427,7 @@ def by_hand(network: Any, rows: Tensor, tokens: Tensor, patch: DeepShrink, added
         return resize(features, width, height, patch.down)
 
     def left(features: Tensor) -> Tensor:
+        features = with_residual(features, added.features.get(len(skips)))
         is_here = len(skips) == patch.block
         if is_here and not patch.spares_skip:
             features = shrunk(features)
@@ -504,7 +505,8 @@ def test_deep_shrink_goes_as_it_would_by_hand(
         given = [noted[0][1] for noted in (*found, middle)]
         shapes = [(one[0] if isinstance(one, tuple) else one).shape for one in given]
         *skips, last = (random(*shape, seed=at) for at, shape in enumerate(shapes))
-        added = Residuals(skips, last)
+        down = {at: random(*shape, seed=20 + at) for at, shape in enumerate(shapes[:-1]) if at % 2}
+        added = Residuals(skips, last, down)
         control: Any = Steering(added)
         inputs = Inputs(inputs.tokens, controls=(ControlInput(control, (), torch.ones(1)),))
     found = model.patched(patch).denoise(x, torch.full((1,), SIGMA), inputs)

@@ -136,7 +136,7 @@ def steered(library: Library, path: Path) -> Tensor:
         hints = network.hints(picture, 8, 8)
         control = ControlInput(network, hints, torch.ones(1))
         made = network.residuals(x, sigma, Inputs(noise(1, 77, 32)), control)
-        found += [*hints, *made.skips, *made.features]
+        found += [*hints, *made.skips, *made.features.values()]
     return torch.cat([tensor.flatten() for tensor in found])
 
 

@@ -1,7 +1,5 @@
 """T2I-Adapters: diffusers' features, added where ComfyUI adds them."""
 
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +7,34 @@ import pytest
 import steered
 import torch
 from diffusers.models.adapter import T2IAdapter as Reference
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from steered import SIDE, SIGMA, assert_close, assert_far, picture, prompt, random, unet
-from torch import Tensor, nn
+from torch import Tensor
 
-from executor import testing_control
+from executor import testing, testing_control
 from executor.devices import Devices
 from executor.errors import InputError, ModelFileError
 from executor.models.control_file import read_control_file
 from executor.models.t2i_adapter import T2IAdapter, load_adapter
+from executor.models.unet import UNet
+from executor.ports import Objective
 from executor.sampling.forward import evaluate
-from executor.steps import ControlInput, Eval
+from executor.steps import ControlInput, Eval, Inputs
 
 CPU = Devices.choose("cpu")
 KINDS = ("full_adapter", "light_adapter", "full_adapter_xl")
 
 
-def adapter(kind: Any = "full_adapter", seed: int = 0) -> T2IAdapter:
-    key = ("adapter", kind, seed)
-    return T2IAdapter(reference(kind, seed), name="tiny.safetensors", key=key)
+def adapter(kind: Any = "full_adapter", *, beside: UNet | None = None) -> T2IAdapter:
+    """An adapter as its file has it, or as it steers a model."""
+    made = T2IAdapter(reference(kind), name="tiny.safetensors", key=("adapter", kind))
+    return made if beside is None else made.fitted(beside)
 
 
-def reference(kind: Any = "full_adapter", seed: int = 0) -> Reference:
+def reference(kind: Any = "full_adapter") -> Reference:
     config = testing_control.adapter_config(kind)
-    return steered.filled(Reference(**config), Reference, config, seed)
+    return steered.filled(Reference(**config), Reference, config)
 
 
 def beside(kind: str) -> str:
@@ -43,62 +45,84 @@ def control(net: T2IAdapter, image: Tensor, *, strength: float = 1.0, rows: int 
     return ControlInput(net, net.hints(image, SIDE, SIDE), torch.full((rows,), strength))
 
 
-@contextmanager
-def added_to(modules: list[nn.Module], features: list[Tensor]) -> Generator[None]:
-    """Add a feature to what each module gives, as a block of the encoder or as a transformer."""
-
-    def adds(feature: Tensor) -> Any:
-        def hook(module: nn.Module, args: Any, out: Any) -> Any:
-            return (out[0] + feature,) if isinstance(out, tuple) else out + feature
-
-        return hook
-
-    with ExitStack() as stack:
-        for module, feature in zip(modules, features, strict=True):
-            stack.enter_context(module.register_forward_hook(adds(feature)))
-        yield
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_its_features_are_added_behind_the_last_block_of_each_level(kind: str) -> None:
+def test_it_steers_as_diffusers_does(kind: str) -> None:
     model, image, x = unet(beside(kind)), picture(2), random(2, 4, SIDE, SIDE)
     features = [0.6 * feature for feature in reference(kind)(image.movedim(-1, 1))]
-    down: Any = model.network.down_blocks
-    if kind == "full_adapter_xl":
-        places = [down[0].downsamplers[0], down[1].attentions[-1], down[2].attentions[-1]]
-        places.append(model.network.mid_block)
-    else:
-        places = [*(block.attentions[-1] for block in down[:-1]), down[-1].resnets[-1]]
     plain = steered.inputs(model, prompt(beside(kind)), 2)
-    seen, t = x / (SIGMA**2 + 1) ** 0.5, steered.timestep()
-    with added_to(places, features):
-        noise = model.network(seen, t, plain.tokens, class_labels=plain.vector).sample
-    given = control(adapter(kind), image, strength=0.6, rows=2)
+    noise = model.network(
+        x / (SIGMA**2 + 1) ** 0.5,
+        steered.timestep(),
+        plain.tokens,
+        class_labels=plain.vector,
+        down_intrablock_additional_residuals=features,
+    ).sample
+    given = control(adapter(kind, beside=model), image, strength=0.6, rows=2)
     found = steered.denoised(model, steered.inputs(model, prompt(beside(kind)), 2, given), x)
     assert_close(found, x - SIGMA * noise)
     assert_far(found, steered.denoised(model, plain, x))
 
 
+def test_each_level_gets_its_features_whether_it_attends_or_not() -> None:
+    # behind the last of three blocks, of which the third is a change of size, as in ComfyUI, whose
+    # places are 2, 5, 8 and 11; diffusers would add behind the change where nothing attends
+    config: dict[str, Any] = testing.UNET | {
+        "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", *["DownBlock2D"] * 2],
+        "up_block_types": ["UpBlock2D"] * 4,
+    }
+    network = steered.filled(UNet2DConditionModel(**config), UNet2DConditionModel, config)
+    model = UNet(network, family=testing.family("sd1"), objective=Objective(), key="few attend")
+    net, x, given = adapter(beside=model), random(1, 4, SIDE, SIDE), control(adapter(), picture())
+    made = net.residuals(x, steered.timestep(), Inputs(torch.zeros(0)), given)
+    assert list(made.features) == [2, 5, 8, 11]
+    assert made.middle is None
+
+    def found(*without: int) -> Tensor:
+        hints = tuple(h * (at not in without) for at, h in enumerate(given.hints))
+        steering = ControlInput(net, hints, given.strength)
+        return steered.denoised(model, steered.inputs(model, prompt(), 1, steering), x)
+
+    for level in range(4):
+        assert_far(found(level), found())
+
+
+def test_sdxls_come_behind_the_first_change_of_size_and_end_in_the_middle() -> None:
+    net, x = adapter("full_adapter_xl"), random(1, 4, SIDE, SIDE)  # beside SDXL's real U-Net
+    given = control(net, picture())
+    made = net.residuals(x, steered.timestep(), Inputs(torch.zeros(0)), given)
+    assert list(made.features) == [3, 5, 8]
+    assert made.middle is not None
+    assert torch.equal(made.middle, given.hints[-1])
+
+
 @torch.no_grad()
 def test_it_and_a_controlnet_add_up() -> None:
-    model, x, image = unet(), random(1, 4, SIDE, SIDE), picture()
-    net = steered.controlnet()
-    controls = ControlInput(net, net.hints(image, SIDE, SIDE), torch.ones(1))
-    both = control(adapter(), image), controls
-    features = reference()(image.movedim(-1, 1))
-    down: Any = model.network.down_blocks
-    places = [*(block.attentions[-1] for block in down[:-1]), down[-1].resnets[-1]]
-    with added_to(places, features):
-        expected = steered.denoised(model, steered.inputs(model, prompt(), 1, controls), x)
-    for order in (both, both[::-1]):
-        assert_close(
-            steered.denoised(model, steered.inputs(model, prompt(), 1, *order), x), expected
-        )
+    image, seen = picture(), random(1, 4, SIDE, SIDE) / (SIGMA**2 + 1) ** 0.5
+    for of, kind in (("sd1", "full_adapter"), ("sdxl", "full_adapter_xl")):
+        model, net = unet(of), steered.controlnet(of)
+        steering = ControlInput(net, net.hints(image, SIDE, SIDE), torch.ones(1))
+        plain = steered.inputs(model, prompt(of))
+        added = net.residuals(seen, steered.timestep(), plain, steering)
+        noise = model.network(
+            seen,
+            steered.timestep(),
+            plain.tokens,
+            class_labels=plain.vector,
+            down_block_additional_residuals=added.skips,
+            mid_block_additional_residual=added.middle,
+            down_intrablock_additional_residuals=reference(kind)(image.movedim(-1, 1)),
+        ).sample
+        both = control(adapter(kind, beside=model), image), steering
+        x = seen * (SIGMA**2 + 1) ** 0.5
+        for order in (both, both[::-1]):
+            found = steered.denoised(model, steered.inputs(model, prompt(of), 1, *order), x)
+            assert_close(found, x - SIGMA * noise)
 
 
 def test_strength_and_picture_are_each_rows_own() -> None:
-    net = adapter()
+    net = adapter(beside=unet())
     asked = [
         Eval(
             unet(),
@@ -119,7 +143,7 @@ def test_strength_and_picture_are_each_rows_own() -> None:
 @torch.no_grad()
 def test_latents_of_any_size_can_be_steered(kind: str) -> None:
     model = unet(beside(kind))
-    net, x = adapter(kind).fitted(model), random(1, 4, 9, 13)
+    net, x = adapter(kind, beside=model), random(1, 4, 9, 13)
     given = ControlInput(net, net.hints(picture(), 9, 13), torch.ones(1))
     plain = model.inputs(
         prompt(beside(kind)), steered.canvas(height=9, width=13), is_negative=False

@@ -3,7 +3,8 @@
 From one block on, the features are scaled down, and on the way up scaled again to meet each skip
 connection; so the network sees the whole composition at the size that it was trained on. Only while
 there is much noise. The rules are ComfyUI's, with what steers the network besides: residuals of
-ControlNets and adapters that meet scaled features, of another size than theirs, are left out.
+ControlNets and adapters that meet scaled features, of another size than theirs, are left out
+(adapters' by ``unet_pass``, which adds them where they fit).
 """
 
 from collections.abc import Callable, Generator
@@ -78,11 +79,6 @@ class DeepShrink(NetworkPatch):
             named["mid_block_additional_residual"] = _nothing(
                 named["mid_block_additional_residual"]
             )
-        if features := named.get("down_intrablock_additional_residuals"):
-            # One more than there are places is for the middle, which is smaller than it.
-            placed = zip(_adapted(network), features, strict=False)
-            kept = [_nothing(one) if at >= first else one for at, one in placed]
-            named["down_intrablock_additional_residuals"] = kept
         return args, named
 
 
@@ -126,14 +122,3 @@ def _nothing(residual: Tensor) -> Tensor:
     """Zeros that fit features of any size; a residual that does so itself is kept."""
     is_pooled = residual.shape[-2:] == (1, 1)
     return residual if is_pooled else residual.new_zeros(1, 1, 1, 1)
-
-
-def _adapted(network: Any) -> list[int]:
-    """The input block of each level whose features an adapter adds to."""
-    places: list[int] = []
-    last = 0
-    for block in network.down_blocks:
-        changes = len(block.downsamplers or ())
-        last += len(block.resnets) + changes
-        places.append(last - changes if getattr(block, "has_cross_attention", False) else last)
-    return places

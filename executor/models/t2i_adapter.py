@@ -1,11 +1,12 @@
 """T2I-Adapters (Mou et al. 2023): a small network that turns a picture into a U-Net's features.
 
 It sees neither the noisy latent nor the prompt, so it runs once for a whole sampling. Its features
-are added behind the last block of each level of the encoder, SDXL's last to the middle (placed as
-in ComfyUI, which is where diffusers places them too).
+are added behind the last residual block of each of the encoder's levels; SDXL's first behind the
+first change of size, and its last in the middle. So they are in ComfyUI.
 """
 
 from collections.abc import Hashable
+from copy import copy
 
 import torch
 from diffusers.models.adapter import T2IAdapter as AdapterNetwork
@@ -36,6 +37,7 @@ class T2IAdapter:
         self.config = network.config
         self.network = network
         self.dtype: torch.dtype = network.dtype
+        self._layers = 2  # residual blocks on each level of the U-Net: so many in all real ones
         for block in network.adapter.body:
             if block.downsample is not None:
                 block.downsample = _Halved()
@@ -56,20 +58,26 @@ class T2IAdapter:
         widths = list(self.config["channels"])
         return [*widths, widths[-1]] if self.config["adapter_type"] == "light_adapter" else widths
 
+    @property
+    def _is_large(self) -> bool:
+        return self.config["adapter_type"] == "full_adapter_xl"
+
     def fitted(self, model: DiffusionModel) -> "T2IAdapter":
-        """Itself. Raises InputError for a model whose levels have other widths."""
-        if isinstance(model, UNet):
-            there = list(model.config["block_out_channels"])
-            is_large = self.config["adapter_type"] == "full_adapter_xl"
-            wanted = [*there, there[-1]] if is_large else there
-            if self.widths != wanted:
-                made_for = "SDXL" if is_large else "Stable Diffusion 1.x"
-                raise InputError(
-                    f"{self.name} is a T2I-Adapter for {made_for}, {_listed(self.widths)} channels "
-                    f"wide; this model is {model.family.title}, {_listed(there)} wide: use an "
-                    "adapter that was made for it"
-                )
-        return self
+        """The same for this model's levels. Raises InputError for one of other widths."""
+        if not isinstance(model, UNet):
+            return self
+        there = list(model.config["block_out_channels"])
+        wanted = [*there, there[-1]] if self._is_large else there
+        if self.widths != wanted:
+            made_for = "SDXL" if self._is_large else "Stable Diffusion 1.x"
+            raise InputError(
+                f"{self.name} is a T2I-Adapter for {made_for}, {_listed(self.widths)} channels "
+                f"wide; this model is {model.family.title}, {_listed(there)} wide: use an "
+                "adapter that was made for it"
+            )
+        placed = copy(self)
+        placed._layers = model.config["layers_per_block"]
+        return placed
 
     def hints(self, picture: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         """The features (B, C, h, w) that a picture (B, H, W, C) has on each level."""
@@ -99,7 +107,15 @@ class T2IAdapter:
     ) -> Residuals:
         """Its features, the same at every step, float32."""
         scale = control.strength.float()[:, None, None, None]
-        return Residuals(features=[hint * scale for hint in control.hints])
+        scaled = [hint * scale for hint in control.hints]
+        blocks = self._layers + 1  # of a level, the change of size being one
+        if self._is_large:
+            *scaled, middle = scaled
+            places = (blocks, 2 * blocks - 1, 3 * blocks - 1)
+            return Residuals(middle=middle, features=dict(zip(places, scaled, strict=True)))
+        return Residuals(
+            features={blocks * level - 1: one for level, one in enumerate(scaled, start=1)}
+        )
 
 
 class _Halved(nn.Module):

@@ -4,15 +4,17 @@ The network is shared: what a pass puts into it is taken out again. Patches that
 only make several passes of one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import reduce
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from executor.models.unet_blocks import blocks
 from executor.patches import NetworkPatch, Rows
 from executor.ports import Residuals
 from executor.presence import present
@@ -75,9 +77,15 @@ def _pass(
     ]
     if inputs.concat is not None:
         seen = torch.cat((seen, inputs.concat.to(seen)), dim=1)
-    further = _additional(added, dtype)
+    total = _summed(added, dtype)
+    further: dict[str, Any] = {}
+    if total.skips:
+        further["down_block_additional_residuals"] = total.skips
+        further["mid_block_additional_residual"] = total.middle
     with ExitStack() as stack:
         stack.enter_context(present(network))
+        for handle in _added_inside(network, total):  # before patches, which see the sums
+            stack.callback(handle.remove)
         if grounding is not None:
             objects = grounding.objects.to(dtype)
             further["cross_attention_kwargs"] = {"gligen": {"objects": objects}}
@@ -97,18 +105,45 @@ def _pass(
     return torch.cat([part.float() for part in (said, *rows.reports)], dim=1)
 
 
-def _additional(added: Sequence[Residuals], dtype: torch.dtype) -> dict[str, Any]:
-    """The sums of what control networks add, as arguments of the network."""
-    middles = [[one.middle] for one in added if one.middle is not None]
-    sums = {
-        "down_block_additional_residuals": _summed([one.skips for one in added], dtype),
-        "mid_block_additional_residual": next(iter(_summed(middles, dtype)), None),
-        "down_intrablock_additional_residuals": _summed([one.features for one in added], dtype),
+def _summed(added: Sequence[Residuals], dtype: torch.dtype) -> Residuals:
+    """The sums of what control networks add; a middle wherever there are skips."""
+    skipping = [one.skips for one in added if one.skips]
+    skips = [_sum(same, dtype) for same in zip(*skipping, strict=True)]
+    middles = [one.middle for one in added if one.middle is not None]
+    middle = _sum(middles, dtype) if middles else torch.zeros_like(skips[-1]) if skips else None
+    places = sorted({place for one in added for place in one.features})
+    features = {
+        place: _sum([one.features[place] for one in added if place in one.features], dtype)
+        for place in places
     }
-    return {name: value for name, value in sums.items() if value is not None and len(value)}
+    return Residuals(skips, middle, features)
 
 
-def _summed(sequences: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Tensor]:
-    """The sums place by place, of those sequences that hold anything."""
-    present = [sequence for sequence in sequences if sequence]
-    return [reduce(torch.add, same).to(dtype) for same in zip(*present, strict=True)]
+def _sum(same: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return reduce(torch.add, same).to(dtype)
+
+
+def _added_inside(network: Any, total: Residuals) -> Iterator[RemovableHandle]:
+    """Hooks that add what diffusers' U-Net takes no argument for, at ComfyUI's places.
+
+    Its argument for adapters would add behind a level's change of size where the level does not
+    attend, and to the middle only what they bring.
+    """
+    if total.middle is not None and not total.skips:
+        yield network.mid_block.register_forward_hook(_adding(total.middle))
+    inputs = blocks(network).inputs if total.features else ()
+    for place, feature in total.features.items():
+        yield inputs[place].last.register_forward_hook(_adding(feature))
+
+
+def _adding(residual: Tensor) -> Callable[[nn.Module, Any, Any], Any]:
+    """Adds to what a module gives, where that is of the same size: patches may make it smaller."""
+
+    def hook(module: nn.Module, args: Any, given: Any) -> Any:
+        features = given[0] if isinstance(given, tuple) else given
+        if features.shape[-2:] != residual.shape[-2:]:
+            return given  # ComfyUI leaves out what does not fit, too
+        total = features + residual
+        return (total, *given[1:]) if isinstance(given, tuple) else total
+
+    return hook
