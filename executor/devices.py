@@ -3,7 +3,8 @@
 Only this module decides it. On a CPU everything is float32, whatever a file holds: half precision
 is slower there and not exact. On a GPU diffusion models keep half precision, text encoders compute
 in float32 (they are small, and what they say enters every step), and autoencoders in bfloat16,
-whose range does not overflow.
+whose range does not overflow. A precision that the user says is that of diffusion models and text
+encoders.
 
 When memory runs out, this is given up, in this order, before a job fails: results kept for later
 jobs; other rows in the same forward pass; pictures computed as a whole; models on the device that
@@ -86,8 +87,8 @@ class Devices:
 
     @property
     def text_dtype(self) -> torch.dtype:
-        """What text encoders compute in."""
-        return torch.float32
+        """What text encoders compute in: float32, unless the user has said what models do."""
+        return self.dtype or torch.float32
 
     @property
     def vae_dtype(self) -> torch.dtype:

@@ -129,8 +129,8 @@ class Settings(BaseModel):
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="The precision that diffusion models are computed in; auto takes float32 on a "
-        "CPU and half precision on a GPU.",
+        description="The precision that diffusion models and text encoders are computed in; auto "
+        "takes float32 on a CPU, and on a GPU half precision for diffusion models.",
     )
     ancestral_seed_offset: Annotated[int, Field(ge=0)] = Field(
         default=1,

@@ -16,6 +16,7 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
         assert devices.unet_dtype(stored) == torch.float32
         assert Devices.choose("cpu", "bfloat16").unet_dtype(stored) == torch.bfloat16
     assert (devices.vae_dtype, devices.text_dtype) == (torch.float32, torch.float32)
+    assert Devices.choose("cpu", "float16").text_dtype == torch.float16
 
 
 def test_a_gpu_keeps_half_precision() -> None:
