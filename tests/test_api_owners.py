@@ -13,7 +13,7 @@ from aiohttp import FormData
 from callers import caller
 from ledgers import on_a_loop
 from PIL import Image
-from servers import Served, heard, heard_until, serving, sink, waiting
+from servers import Served, heard, heard_until, open_gate, serving, sink, waiting
 
 import nodes
 from executor.ledger import State
@@ -141,7 +141,7 @@ async def test_nobody_ends_or_deletes_anothers_jobs(tmp_path):
 
 @on_a_loop
 async def test_an_interrupt_without_a_name_means_ones_own_job(tmp_path):
-    async with house(tmp_path) as of:
+    async with house(tmp_path, workers=2, capacity=1) as of:
         anns = await of.submit(of.ann, waiting("a"), client_id="x")
         bobs = await of.submit(of.bob, waiting("b"), client_id="y")
         for job_id in (anns, bobs):
@@ -189,6 +189,7 @@ async def test_a_job_that_is_stopped_or_given_up_is_told_to_nobody_else(tmp_path
             queued = await of.submit(of.ann, sink(), client_id="me")
             await of.server.post("/queue", {"clear": True}, headers=of.ann)
             await of.server.post("/interrupt", {"prompt_id": running}, headers=of.ann)
+            open_gate("gate")
             await heard_until(admins, "execution_interrupted", prompt_id=running)
             bobs_own = await of.made(of.bob, "b", client_id="me")
             told = await heard_until(bobs, "executing", node=None)
@@ -200,7 +201,7 @@ async def test_a_job_that_is_stopped_or_given_up_is_told_to_nobody_else(tmp_path
 
 @on_a_loop
 async def test_a_socket_that_comes_while_anothers_job_runs_is_not_told_of_it(tmp_path):
-    async with house(tmp_path) as of:
+    async with house(tmp_path, workers=2, capacity=1) as of:
         running = await of.submit(of.ann, waiting("gate"), client_id="me")
         await of.server.running(running)
         connect = of.server.client.ws_connect
