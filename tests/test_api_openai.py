@@ -13,6 +13,7 @@ from PIL import Image
 from servers import Served, serving
 
 import nodes
+from executor.api.openai_fields import GenerationFields
 from executor.api.openai_images import fitted
 from executor.api.picture_jobs import filtered
 
@@ -196,6 +197,13 @@ async def test_all_wrong_fields_are_named_at_once_in_openais_shape(tmp_path: Pat
         said = {**QUICK, "background": "transparent"}
         answer = await server.post("/v1/images/generations", said, 400)
         assert answer["error"]["param"] == "background"
+
+
+def test_fields_that_say_nothing_are_as_if_they_were_not_there() -> None:
+    names = ("n", "seed", "steps", "guidance_scale", "strength", "output_compression")
+    plain = GenerationFields.read({"prompt": "a"})
+    for nothing in (None, ""):
+        assert GenerationFields.read({"prompt": "a", **dict.fromkeys(names, nothing)}) == plain
 
 
 @on_a_loop

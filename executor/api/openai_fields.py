@@ -70,22 +70,22 @@ class PictureFields(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
     model: str | None = None
-    n: Annotated[int | None, _maybe, Field(ge=1, le=10)] = None
+    n: Annotated[Annotated[int, Field(ge=1, le=10)] | None, _maybe] = None
     size: Annotated[Size | None, _maybe] = None
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
     response_format: Literal["url", "b64_json"] | None = None
     output_format: Format | None = None
-    output_compression: Annotated[int | None, _maybe, Field(ge=0, le=100)] = None
+    output_compression: Annotated[Annotated[int, Field(ge=0, le=100)] | None, _maybe] = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     stream: Annotated[bool | None, _maybe] = None
-    partial_images: Annotated[int | None, _maybe, Field(ge=0, le=3)] = None
+    partial_images: Annotated[Annotated[int, Field(ge=0, le=3)] | None, _maybe] = None
     user: str | None = None
     # What OpenAI has not, and stable diffusion does.
     negative_prompt: Annotated[str | None, Field(max_length=MOST_PROMPT)] = None
-    seed: Annotated[int | None, _maybe, Field(ge=0, le=MOST_SEED)] = None
-    steps: Annotated[int | None, _maybe, Field(ge=1, le=500)] = None
-    guidance_scale: Annotated[float | None, _maybe, Field(ge=0, le=100)] = None
-    strength: Annotated[float | None, _maybe, Field(gt=0, le=1)] = None
+    seed: Annotated[Annotated[int, Field(ge=0, le=MOST_SEED)] | None, _maybe] = None
+    steps: Annotated[Annotated[int, Field(ge=1, le=500)] | None, _maybe] = None
+    guidance_scale: Annotated[Annotated[float, Field(ge=0, le=100)] | None, _maybe] = None
+    strength: Annotated[Annotated[float, Field(gt=0, le=1)] | None, _maybe] = None
     sampler: Annotated[str, _choice("sampler_name")] | None = None
     scheduler: Annotated[str, _choice("scheduler")] | None = None
     provider: Any = None
