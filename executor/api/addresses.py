@@ -78,6 +78,10 @@ def literal(host: str) -> str | None:
     Raises NetworkError for an address in a form that programs read differently: decimal, octal,
     hexadecimal, short.
     """
+    if "%" in host:
+        raise NetworkError(
+            f"{host[:60]!r} is no address of a host; it names a link of this machine"
+        )
     if ":" in host:
         try:
             return str(IPv6Address(host))
