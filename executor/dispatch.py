@@ -63,6 +63,8 @@ class Dispatcher:
         self.watchers: list[Watcher] = []
         self.wants_previews: Callable[[Running], bool] = lambda job: False
         """Asked when a job starts: whether anybody will look at its previews."""
+        self.presence_changed: Callable[[], None] = lambda: None
+        """Called when a worker begins to take jobs, or is gone."""
         self._untold: deque[tuple[Running, Happening, Kept | None]] = deque()
         self.is_closing = False
         self._wake = asyncio.Event()
@@ -188,6 +190,7 @@ class Dispatcher:
                 self._hear(seat, message)
             code = await worker.ended()
             seat.worker = seat.ready = None
+            self.presence_changed()
             seat.keys.clear()
             if self.is_closing and not seat.running:
                 log.info("worker ended", extra=about(worker=seat.name))
@@ -226,6 +229,7 @@ class Dispatcher:
         match message:
             case Ready():
                 seat.ready = message
+                self.presence_changed()
                 extra = about(worker=seat.name, capacity=message.capacity)
                 log.info("worker ready", extra=extra)
                 self.wake()

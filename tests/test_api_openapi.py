@@ -124,6 +124,10 @@ async def test_answers_are_as_described(tmp_path):
             asked = asked.replace("{name}", "ToySink").replace("{file}", "a")
             if "{" in asked or any(parameter.is_required for parameter in described.takes):
                 continue
+            if path.startswith(
+                "/catalogue/"
+            ):  # of models and comparisons: test_api_model_catalogue
+                continue
             answer = await server.get(asked)
             if path == "/jobs/{job_id}":  # a job of the list, with more
                 for name in ("outputs", "workflow", "execution_status"):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from executor.api import (
     catalogue,
+    comparison,
     events_stream,
     examples,
     features,
@@ -25,7 +26,9 @@ from executor.api import (
     log_entries,
     login,
     metrics,
+    model_catalogue,
     model_files,
+    model_presence,
     openai_images,
     openai_models,
     openapi,
@@ -81,6 +84,7 @@ from executor.tokens import Tokens
 
 FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     catalogue.routes,
+    comparison.routes,
     events_stream.routes,
     examples.routes,
     features.routes,
@@ -93,6 +97,7 @@ FEATURES: Sequence[Sequence[web.AbstractRouteDef]] = (
     log_entries.routes,
     login.routes,
     metrics.routes,
+    model_catalogue.routes,
     model_files.routes,
     openai_images.routes,
     openai_models.routes,
@@ -151,6 +156,7 @@ def create_app(
     app.cleanup_ctx.append(log_entries.keeping)
     app.cleanup_ctx.append(job_log.watching)
     app.cleanup_ctx.append(metrics.watching)
+    app.cleanup_ctx.append(model_presence.watching)
     app.cleanup_ctx.append(_narrating)
     app.cleanup_ctx.append(telling)
     app.on_shutdown.append(_say_goodbye)

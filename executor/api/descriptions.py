@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from executor.api.catalogue_fields import MOST_COMPARED, MOST_HOURS, SORTS
 from executor.api.jobs import MOST_CANCELLED, STATUS
 from executor.api.wire_jobs import MOST_JOBS, NEWEST
 
@@ -67,6 +68,15 @@ class Description:
 
 _OFFSET = Parameter("offset", "How many to pass over.", WHOLE)
 _MAX_ITEMS = Parameter("max_items", f"How many: {NEWEST} by default, {MOST_JOBS:,} at most.", WHOLE)
+_NUMBER: Schema = {"type": "number"}
+_MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+_MAYBE_WHOLE: Schema = {"type": ["integer", "null"]}
+_MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
+_COUNTS = ("succeeded", "failed", "cancelled", "timed_out", "pictures")
+_MAYBE_TEXTS = (
+    *("family", "family_title", "description", "best_use", "trigger_phrase", "author", "licence"),
+    *("dtype", "sha256"),
+)
 _CLIENT_ID = Parameter("clientId", "Whose request it is, as the websocket has it.")
 
 SCHEMAS: Mapping[str, Schema] = {
@@ -123,6 +133,13 @@ SCHEMAS: Mapping[str, Schema] = {
             status_str={"enum": ["success", "error"]}, completed=FLAG, messages=a_list({})
         ),
         meta=ANY_OBJECT,
+    ),
+    "Figures": an_object(
+        *("requests", "success_rate", "waiting_ms", "running_ms"),
+        **dict.fromkeys(("since_ms", "requests", *_COUNTS), WHOLE),
+        **dict.fromkeys(("success_rate", "pictures_per_second"), _MAYBE_NUMBER),
+        waiting_ms=all_of(p50=_MAYBE_NUMBER, p95=_MAYBE_NUMBER, p99=_MAYBE_NUMBER),
+        running_ms=all_of(p50=_MAYBE_NUMBER, p95=_MAYBE_NUMBER, p99=_MAYBE_NUMBER),
     ),
     "Job": an_object(
         *("id", "status", "create_time", "priority", "outputs_count"),
@@ -285,6 +302,76 @@ DESCRIPTIONS: Mapping[tuple[str, str], Description] = {
     ("GET", "/settings"): Description(answer=ANY_OBJECT),
     ("POST", "/settings"): Description(body=ANY_OBJECT),
     ("POST", "/settings/{id}"): Description(body={}),
+    ("GET", "/catalogue"): Description(
+        (
+            Parameter("family", "Only those of a family, like sd1."),
+            Parameter("task", "", {"enum": ["text_to_image", "image_to_image", "inpaint"]}),
+            Parameter("available", "Only those that can be used now, or only others.", FLAG),
+            Parameter("name", "Only those with this in their name or title."),
+            Parameter("max_price", "Of a picture; leaves out those without a price.", _NUMBER),
+            Parameter("sort", f"One of {', '.join(SORTS)}; the other way with - in front."),
+        ),
+        answer=all_of(
+            models=a_list(
+                an_object(
+                    *("name", "checkpoint", "tasks", "availability", "providers", "windows"),
+                    **dict.fromkeys(("name", "title", "checkpoint"), TEXT),
+                    **dict.fromkeys(("is_default",), FLAG),
+                    **dict.fromkeys(_MAYBE_TEXTS, _MAYBE_TEXT),
+                    **dict.fromkeys(("requests", *_COUNTS), WHOLE),
+                    **dict.fromkeys(("parameters", "size_bytes", "last_used_ms"), _MAYBE_WHOLE),
+                    **dict.fromkeys(("price", "success_rate"), _MAYBE_NUMBER),
+                    size={"type": ["object", "null"], "description": "Of a picture by default."},
+                    tasks=TEXTS,
+                    cost={
+                        "type": ["object", "null"],
+                        "description": "Of all pictures so far; and beside the cheapest model.",
+                    },
+                    availability=ANY_OBJECT,
+                    providers=a_list(ANY_OBJECT),
+                    windows={"type": "object", "additionalProperties": ref("Figures")},
+                )
+            ),
+            families=TEXTS,
+            tasks=TEXTS,
+            total=WHOLE,
+        ),
+    ),
+    ("GET", "/catalogue/{name}/history"): Description(
+        (Parameter("hours", f"How many, {MOST_HOURS:,} at most; 24 by default.", WHOLE),),
+        answer=all_of(
+            **dict.fromkeys(("name", "checkpoint"), TEXT),
+            **dict.fromkeys(("since_ms", "until_ms", "width_ms"), WHOLE),
+            buckets=a_list(ref("Figures")),
+            first_seen_ms=_MAYBE_WHOLE,
+            available=a_list(a_list(WHOLE)),
+        ),
+    ),
+    ("POST", "/catalogue/compare"): Description(
+        body=an_object(
+            *("models", "prompt"),
+            models={**TEXTS, "maxItems": MOST_COMPARED},
+            **dict.fromkeys(("prompt", "negative_prompt"), TEXT),
+            **dict.fromkeys(("seed", "width", "height", "steps"), WHOLE),
+            guidance_scale=_NUMBER,
+        ),
+        answer=all_of(
+            prompt_id=TEXT,
+            number=_NUMBER,
+            seed=WHOLE,
+            models=a_list(all_of(name=TEXT, outputs=TEXTS)),
+        ),
+    ),
+    ("GET", "/catalogue/compare/{job_id}"): Description(
+        answer=all_of(
+            **dict.fromkeys(("prompt_id", "prompt"), TEXT),
+            status={"enum": list(dict.fromkeys(STATUS.values()))},
+            error=_MAYBE_TEXT,
+            seed=WHOLE,
+            **dict.fromkeys(("started_ms", "ended_ms"), _MAYBE_WHOLE),
+            models=a_list(all_of(name=TEXT, pictures=a_list(ANY_OBJECT), after_ms=_MAYBE_WHOLE)),
+        ),
+    ),
     ("GET", "/livez"): Description(answer=all_of(status={"const": "ok"})),
     ("GET", "/readyz"): Description(
         answer=all_of(

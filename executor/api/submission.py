@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from executor.api.body import flag, kind_of, text, texts
+from executor.api.job_checkpoints import checkpoints_of
 from executor.api.refusal import Refusal
 from executor.api.replies import json_text
 from executor.api.verdict import node_errors, refused
@@ -136,6 +137,7 @@ def admitted(submission: Submission, folders: Folders) -> Admitted:
         timeout_ms=submission.timeout_ms,
         idempotency_key=submission.idempotency_key,
         workflow_id=submission.workflow_id or _workflow_id(extra_data),
+        checkpoints=checkpoints_of(checked.graph),
     )
     files = tuple(_files(checked.graph, folders))
     return Admitted(new, node_errors(checked.problems, prompt), files)
