@@ -46,11 +46,13 @@ class Outside:
         ports: Collection[int],
         private_hosts: Collection[str] = (),
         at_once: int,
+        seconds: float = SECONDS,
         resolve: Resolve | None = None,
         is_allowed: Callable[[str], bool] = is_public,
     ) -> None:
         """``resolve`` and ``is_allowed``, of an address, are others for tests only."""
         self._ports, self._private_hosts = ports, private_hosts
+        self._seconds = seconds
         self._turn = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="look-up")
         self._resolve = resolve or self._look_up
@@ -68,7 +70,6 @@ class Outside:
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-        seconds: float = SECONDS,
     ) -> AsyncGenerator[ClientResponse]:
         """The answer to one request, whatever it is: no redirect is followed.
 
@@ -77,7 +78,7 @@ class Outside:
         async with self._turn:
             try:
                 async with (
-                    asyncio.timeout(seconds),
+                    asyncio.timeout(self._seconds),
                     self._session(url) as session,
                     session.request(
                         method, url, headers=headers, data=body, allow_redirects=False
@@ -85,7 +86,7 @@ class Outside:
                 ):
                     yield response
             except TimeoutError as error:
-                words = f"{url.raw_host} did not answer within {seconds:g} s"
+                words = f"{url.raw_host} did not answer within {self._seconds:g} s"
                 raise NetworkError(words) from error
             except (ClientError, OSError) as error:
                 words = f"{url.raw_host} cannot be asked ({type(error).__name__})"
