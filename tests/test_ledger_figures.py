@@ -161,10 +161,18 @@ async def test_a_window_ends_and_totals_do_not(path: Path, clock: Clock) -> None
         assert not await ledger.figures_over_time(
             "sd.safetensors", span_ms=MINUTE_MS, width_ms=HOUR_MS, after_ms=0
         )
-        clock.now_ms = NOON_MS + 401 * DAY_MS
+        clock.now_ms = NOON_MS + 400 * DAY_MS
         await ledger.prune_figures()
         assert not await ledger.figures_over_time(
             "sd.safetensors", span_ms=HOUR_MS, width_ms=HOUR_MS, after_ms=0
+        )
+        assert await ledger.figures_over_time(
+            "sd.safetensors", span_ms=DAY_MS, width_ms=DAY_MS, after_ms=0
+        )
+        clock.now_ms = NOON_MS + 4 * 366 * DAY_MS
+        await ledger.prune_figures()
+        assert not await ledger.figures_over_time(
+            "sd.safetensors", span_ms=DAY_MS, width_ms=DAY_MS, after_ms=0
         )
         assert (await of(ledger)).total.requests == 1
 

@@ -24,7 +24,7 @@ from executor.api.page import page_reply
 from executor.api.refusal import Refusal
 from executor.api.replies import json_reply
 from executor.errors import PathError, nearest
-from executor.ledger.figures import DAY_MS, HOUR_MS, MINUTE_MS
+from executor.ledger.figures import DAY_MS, HOUR_MS, KEPT_MS, MINUTE_MS
 from executor.ledger.figures_read import WINDOWS, CheckpointFigures, Figures
 from executor.ledger.ledger import wall_clock_ms
 from executor.public_models import PublicModel
@@ -34,9 +34,10 @@ MOST_BUCKETS = 120
 
 WIDTHS_MS: Mapping[int, tuple[int, ...]] = {
     MINUTE_MS: tuple(minutes * MINUTE_MS for minutes in (1, 2, 5, 10, 15, 30)),
-    HOUR_MS: tuple(hours * HOUR_MS for hours in (1, 2, 3, 6, 12, 24, 72, 168)),
+    HOUR_MS: tuple(hours * HOUR_MS for hours in (1, 2, 3, 6, 12)),
+    DAY_MS: tuple(days * DAY_MS for days in (1, 2, 4)),
 }
-"""Of buckets that are made up of minutes or of hours."""
+"""Of buckets that are made up of minutes, hours or days."""
 
 _NOTHING = CheckpointFigures((), dict.fromkeys(WINDOWS, Figures()))
 _LATEST = "7d"  # what models are put in order by
@@ -104,7 +105,7 @@ async def history(request: web.Request) -> web.Response:
 def buckets_of(hours: int) -> tuple[int, int]:
     """Of which spans the buckets of so many hours are made up, and how long they are, in ms."""
     length_ms = hours * HOUR_MS
-    span_ms = MINUTE_MS if length_ms <= 2 * DAY_MS else HOUR_MS
+    span_ms = next(span_ms for span_ms in WIDTHS_MS if length_ms <= KEPT_MS[span_ms])
     for width_ms in WIDTHS_MS[span_ms]:
         if length_ms <= MOST_BUCKETS * width_ms:
             return span_ms, width_ms

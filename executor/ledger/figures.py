@@ -1,6 +1,6 @@
 """What checkpoints have done: jobs by how they ended, pictures, how long jobs waited and ran.
 
-Counted in the transaction that ends a job, by minute and by hour, so that they outlast the job's
+Counted in the transaction that ends a job, by minute, hour and day, so that they outlast the job's
 place in the history. A job of several checkpoints counts for each; how long it took is no single
 one's, and counts for none. Operations on the writer's connection; ``figures_read`` asks.
 """
@@ -20,8 +20,12 @@ DAY_MS = 24 * HOUR_MS
 ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT)
 """As the tables have their columns."""
 
-KEPT_MS: Mapping[int, int] = {MINUTE_MS: 2 * DAY_MS, HOUR_MS: 400 * DAY_MS}
-"""For how long minutes and hours are kept. A busy hour is some hundred small rows."""
+KEPT_MS: Mapping[int, int] = {
+    MINUTE_MS: 2 * DAY_MS,
+    HOUR_MS: 32 * DAY_MS,
+    DAY_MS: 3 * 366 * DAY_MS,
+}
+"""For how long each is kept. A busy hour or day is some hundred small rows."""
 
 # The number that the other tables know a checkpoint by.
 NUMBER_OF = "SELECT checkpoint FROM checkpoints WHERE name = ?"
@@ -38,12 +42,13 @@ COUNT = """
         last_ms = max(last_ms, excluded.last_ms)
 """
 
-# Each at once for the minute and for the hour of ?2.
+# Each at once for the minute, the hour and the day of ?2.
 COUNT_IN_SPANS = f"""
     INSERT INTO figures (checkpoint, span_ms, began_ms, succeeded, failed, cancelled, timed_out,
         pictures, timed_pictures, running_ms)
     VALUES (?1, {MINUTE_MS}, ?2 - ?2 % {MINUTE_MS}, ?3, ?4, ?5, ?6, ?7, ?8, ?9),
-        (?1, {HOUR_MS}, ?2 - ?2 % {HOUR_MS}, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        (?1, {HOUR_MS}, ?2 - ?2 % {HOUR_MS}, ?3, ?4, ?5, ?6, ?7, ?8, ?9),
+        (?1, {DAY_MS}, ?2 - ?2 % {DAY_MS}, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT DO UPDATE SET succeeded = succeeded + excluded.succeeded,
         failed = failed + excluded.failed, cancelled = cancelled + excluded.cancelled,
         timed_out = timed_out + excluded.timed_out, pictures = pictures + excluded.pictures,
@@ -53,7 +58,8 @@ COUNT_IN_SPANS = f"""
 COUNT_DURATION = f"""
     INSERT INTO durations (checkpoint, span_ms, began_ms, stage, bin, jobs)
     VALUES (?1, {MINUTE_MS}, ?2 - ?2 % {MINUTE_MS}, ?3, ?4, 1),
-        (?1, {HOUR_MS}, ?2 - ?2 % {HOUR_MS}, ?3, ?4, 1)
+        (?1, {HOUR_MS}, ?2 - ?2 % {HOUR_MS}, ?3, ?4, 1),
+        (?1, {DAY_MS}, ?2 - ?2 % {DAY_MS}, ?3, ?4, 1)
     ON CONFLICT DO UPDATE SET jobs = jobs + 1
 """
 
@@ -113,7 +119,7 @@ def count_cancelled(connection: sqlite3.Connection, rows: str, now_ms: int) -> N
 
 
 def prune(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Delete the minutes and hours that are too old; totals stay."""
+    """Delete the minutes, hours and days that are too old; totals stay."""
     for row in connection.execute(ALL).fetchall():
         for span_ms, kept_ms in KEPT_MS.items():
             for table in ("figures", "durations"):

@@ -340,7 +340,7 @@ class Ledger:
     async def figures_over_time(
         self, name: str, *, span_ms: int, width_ms: int, after_ms: int
     ) -> tuple[Bucket, ...]:
-        """What a checkpoint has done in buckets of so long, of minutes or of hours."""
+        """What a checkpoint has done in buckets of so long, made up of minutes, hours or days."""
         if not is_unicode(name):
             return ()
         return await self._reader.ask(
@@ -368,7 +368,7 @@ class Ledger:
         """Delete figures that are too old to be asked for; to be called once an hour or so."""
         now_ms = self._now_ms()
         await self._writer.do(lambda to: figures.prune(to, now_ms), is_synced=False)
-        before_ms = now_ms - figures.KEPT_MS[figures.HOUR_MS]
+        before_ms = now_ms - figures.KEPT_MS[figures.DAY_MS]
         await self._writer.do(lambda to: presence.prune(to, before_ms), is_synced=False)
 
     # Whom to tell

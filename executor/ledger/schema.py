@@ -189,7 +189,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (checkpoint, worker)
         ) STRICT, WITHOUT ROWID
         """,
-        # By minute and by hour; one checkpoint's lie together, in their order.
+        # By minute, hour and day; one checkpoint's lie together, in their order.
         """
         CREATE TABLE figures (
             checkpoint INTEGER NOT NULL,
