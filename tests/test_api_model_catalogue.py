@@ -23,6 +23,7 @@ from executor.api.job_checkpoints import checkpoints_of
 from executor.api.model_catalogue import MOST_BUCKETS, buckets_of
 from executor.api.model_health import Availability, intersection, union
 from executor.api.page import page_reply
+from executor.digests import Digests
 from executor.graph import check
 from executor.ledger.figures import HOUR_MS
 from executor.ledger.presence import Presence, Span
@@ -95,6 +96,10 @@ async def test_a_model_says_of_itself_what_its_file_and_the_settings_know(tmp_pa
         assert plain["description"].startswith("A small Stable Diffusion")
         assert plain["best_use"].startswith("128x128")
         assert (plain["price"], plain["cost"]) == (None, None)
+        assert plain["sha256"] is None, "nobody waits for a file to be read"
+        known = Digests(Folders(Settings(base_directory=tmp_path)).user).of(file)
+        (plain,) = (await listed(server)).values()
+        assert plain["sha256"] == known.sha256
 
 
 @on_a_loop

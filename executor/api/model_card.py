@@ -7,6 +7,7 @@ may come from anywhere, so what it says of itself is shortened before it is show
 from collections.abc import Mapping
 from typing import Any
 
+from executor.digests import Digest
 from executor.public_models import PublicModel
 from executor.settings import ModelSettings
 
@@ -20,8 +21,8 @@ _AUTHOR = ("modelspec.author",)
 _LICENCE = ("modelspec.license",)
 
 
-def card(model: PublicModel) -> dict[str, Any]:
-    """What is known of a model that can be run."""
+def card(model: PublicModel, digest: Digest | None) -> dict[str, Any]:
+    """What is known of a model that can be run, and its file's digest if that is known."""
     file, metadata, family = model.file, model.file.metadata, model.file.family
     assert family is not None, "a public model has a family"
     said = about(model.said)
@@ -38,7 +39,7 @@ def card(model: PublicModel) -> dict[str, Any]:
         "parameters": file.parameters,
         "dtype": next(iter(file.dtypes), None),
         "size_bytes": file.size_bytes,
-        "sha256": None,
+        "sha256": digest.sha256 if digest else None,
         "size": side | {name: model.defaults[name] for name in side if name in model.defaults},
         "tasks": [task.value for task in model.templates],
         "price": said["price"],

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from executor.api.catalogue_fields import Filters, HistoryFields
 from executor.api.job_checkpoints import plain_name
-from executor.api.keys import DISPATCHER, LEDGER, MODELS, SETTINGS
+from executor.api.keys import DISPATCHER, FOLDERS, LEDGER, MODELS, SETTINGS
 from executor.api.model_card import absent_card, card
 from executor.api.model_health import (
     Availability,
@@ -23,6 +23,7 @@ from executor.api.model_health import (
 from executor.api.page import page_reply
 from executor.api.refusal import Refusal
 from executor.api.replies import json_reply
+from executor.digests import Digests
 from executor.errors import PathError, nearest
 from executor.ledger.figures import DAY_MS, HOUR_MS, KEPT_MS, MINUTE_MS
 from executor.ledger.figures_read import WINDOWS, CheckpointFigures, Figures
@@ -115,8 +116,17 @@ def buckets_of(hours: int) -> tuple[int, int]:
 async def _cards(app: web.Application) -> dict[str, tuple[str, dict[str, Any]]]:
     """Every model's checkpoint and what it is, by its name; also those whose file is missing."""
     settings = app[SETTINGS]
-    there: Mapping[str, PublicModel] = await asyncio.to_thread(app[MODELS].all)
-    found = {name: (_plain(model.checkpoint), card(model)) for name, model in there.items()}
+    digests = Digests(app[FOLDERS].user)
+
+    def look() -> dict[str, tuple[str, dict[str, Any]]]:
+        there: Mapping[str, PublicModel] = app[MODELS].all()
+        known = digests.known(model.file.path for model in there.values())
+        return {
+            name: (_plain(model.checkpoint), card(model, known.get(model.file.path)))
+            for name, model in there.items()
+        }
+
+    found = await asyncio.to_thread(look)
     for name, said in settings.models.items():
         if name not in found:
             found[name] = (_plain(said.checkpoint), absent_card(name, said))
