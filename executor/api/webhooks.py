@@ -195,8 +195,15 @@ async def telling(app: web.Application) -> AsyncGenerator[None]:
     webhooks, watchers = app[WEBHOOKS], app[DISPATCHER].watchers
     watchers.append(webhooks.hear)
     task = asyncio.create_task(webhooks.run(app))
+    task.add_done_callback(_say_fault)
     yield
     watchers.remove(webhooks.hear)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _say_fault(task: asyncio.Task[None]) -> None:
+    """Nothing is told any more, which somebody should know."""
+    if not task.cancelled() and (error := task.exception()):
+        log.critical("webhooks: %s", error, exc_info=error)

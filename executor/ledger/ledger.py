@@ -385,9 +385,9 @@ class Ledger:
 
         Without these ids, and those of these owners and to these hosts.
         """
-        return await self._reader.ask(
-            lambda of: hooks.due(of, limit, apart_from, owners, hosts, self._now_ms())
-        )
+        # Copied, since a reader is another thread, and these may be the caller's own to change.
+        of_whom = tuple(apart_from), tuple(owners), tuple(hosts)
+        return await self._reader.ask(lambda of: hooks.due(of, limit, *of_whom, self._now_ms()))
 
     async def hook_told(self, hook_id: str) -> None:
         """An end was told, or is to be tried no more."""
