@@ -184,8 +184,8 @@ async def test_a_browser_is_led_to_log_in_and_back(tmp_path):
         async with server.client.get("/docs/api?x=1", **asked) as response:
             assert response.status == 303
             where = response.headers["Location"]
-        assert where == "/login?next=%2Fdocs%2Fapi%3Fx%3D1"
-        async with server.client.get(where) as response:
+        assert where == "../login?next=%2Fdocs%2Fapi%3Fx%3D1"
+        async with server.client.get(where[2:]) as response:
             html = await response.text()
             assert response.content_type == "text/html"
             assert "script" not in html
@@ -196,8 +196,12 @@ async def test_a_browser_is_led_to_log_in_and_back(tmp_path):
         await server.get("/queue", headers=sent(cookie))
         async with server.client.ws_connect("/ws", headers=sent(cookie)) as ws:
             await heard(ws)
-        async with server.client.get("/", headers=page_headers() | sent(cookie)) as response:
+        headers = page_headers() | sent(cookie)
+        async with server.client.get("/", headers=headers) as response:
             assert response.status == 200
+        asked |= {"data": {"token": secret, "next": "/docs/api?x=1"}}
+        async with server.client.post("/login", **asked) as response:
+            assert response.headers["Location"] == "./docs/api?x=1"
 
 
 @on_a_loop
@@ -268,10 +272,13 @@ async def test_logging_out_makes_the_browser_forget(tmp_path):
     async with serving(tmp_path) as server:
         secret = add_token(tmp_path / "user", "ann")
         cookie = await logged_in(server, secret)
+        async with server.client.get("/login", headers=sent(cookie)) as response:
+            assert "logged in as ann" in await response.text()
         async with server.client.post(
             "/logout", headers=sent(cookie), allow_redirects=False
         ) as response:
             (morsel,) = SimpleCookie(response.headers["Set-Cookie"]).values()
+            assert response.headers["Location"] == "login"
         assert morsel.key == next(iter(SimpleCookie(cookie)))
         assert (morsel.value, morsel["max-age"]) == ("", "0")
 
@@ -295,7 +302,8 @@ async def test_nobody_is_led_to_another_site(tmp_path, where):
         secret = add_token(tmp_path / "user", "ann")
         form = {"token": secret, "next": where}
         async with server.client.post("/login", data=form, allow_redirects=False) as response:
-            assert response.headers["Location"] == "/"
+            assert response.headers["Location"] == "./"
+        server.client.session.cookie_jar.clear()
         async with server.client.get("/login", params={"next": where}) as response:
             assert 'name="next" value="/"' in await response.text()
 

@@ -1,6 +1,7 @@
-"""Where a browser shows a token once, and has a session from then on.
+"""Where a browser shows a token once, and has a session from then on; and where it ends that.
 
-A page without a script, which asks nothing from anywhere.
+A page without a script, which asks nothing from anywhere. It leads to relative addresses, as a
+proxy may have the whole server below a path of its own.
 """
 
 from base64 import b64encode
@@ -37,7 +38,13 @@ _MOST_BYTES = 8 * 2**10
 
 
 async def page(request: web.Request) -> web.Response:
-    """The page that asks for a token."""
+    """The page that asks for a token, or lets a browser that has shown one log out."""
+    token = request.app[SESSIONS].token_of(request, request.app[TOKENS])
+    if token is not None:
+        return _reply(
+            '<form method="post" action="logout"><h1>Weft</h1>'
+            f"<p>You are logged in as {escape(token.name)}.</p><button>Log out</button></form>"
+        )
     return _page(_next(request.query.get("next", "")))
 
 
@@ -48,7 +55,7 @@ async def login(request: web.Request) -> web.Response:
     token = request.app[TOKENS].of_secret(fields.get("token", "").strip())
     if token is None:
         return _page(where, "This server does not know that token.", status=401)
-    response = web.Response(status=303, headers={"Location": where})
+    response = web.Response(status=303, headers={"Location": f".{where}"})
     # A proxy may speak TLS for us; the browser says what it speaks.
     origin = request.headers.get("Origin", "")
     is_secure = request.secure or origin.startswith("https://")
@@ -58,7 +65,7 @@ async def login(request: web.Request) -> web.Response:
 
 async def logout(request: web.Request) -> web.Response:
     """End the session of this browser."""
-    response = web.Response(status=303, headers={"Location": "/login"})
+    response = web.Response(status=303, headers={"Location": "login"})
     request.app[SESSIONS].end(response)
     return response
 
@@ -88,16 +95,22 @@ def _next(wanted: str) -> str:
 
 def _page(where: str, fault: str = "", *, status: int = 200) -> web.Response:
     said = f'<p role="alert">{escape(fault)}</p>' if fault else ""
-    html = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Weft: log in</title><style>{_STYLE}</style></head><body>"
-        '<form method="post" action="/login"><h1>Weft</h1>'
+    return _reply(
+        '<form method="post" action="login"><h1>Weft</h1>'
         f"<p>Show a token to use this server.</p>{said}"
         '<input type="password" name="token" aria-label="Token" autocomplete="current-password"'
         " required autofocus>"
         f'<input type="hidden" name="next" value="{escape(where)}">'
-        "<button>Log in</button></form></body></html>"
+        "<button>Log in</button></form>",
+        status=status,
+    )
+
+
+def _reply(body: str, *, status: int = 200) -> web.Response:
+    html = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Weft: log in</title><style>{_STYLE}</style></head><body>{body}</body></html>"
     )
     headers = {
         "Content-Security-Policy": _POLICY,

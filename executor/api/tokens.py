@@ -105,8 +105,10 @@ async def ask_for_token(request: web.Request, handler: Handler) -> web.StreamRes
         if path in OPEN_HERE and _is_here(request):
             return await handler(request)
         if not shown and _wants_page(request):
+            # Relative: a proxy may have the whole server below a path of its own.
+            up = "../" * (request.rel_url.raw_path.count("/") - 1)
             where = urlencode({"next": request.rel_url.raw_path_qs})
-            return web.Response(status=303, headers={"Location": f"/login?{where}"})
+            return web.Response(status=303, headers={"Location": f"{up}login?{where}"})
         raise _unauthorized(tokens, shown)
     request[CALLER] = Caller(token)
     return await handler(request)
