@@ -302,6 +302,23 @@ async def test_nobody_replaces_anothers_picture_or_masks_it(tmp_path):
 
 
 @on_a_loop
+async def test_nobody_is_offered_the_names_of_anothers_uploads(tmp_path):
+    async with house(tmp_path) as of:
+        before = await of.server.get("/object_info", headers=of.ann)
+        await upload(of, of.ann, picture(), name="anns.png")
+        for headers, is_offered in ((of.ann, True), (of.bob, False), (of.admin, True)):
+            everything = await of.server.get("/object_info", headers=headers)
+            one = await of.server.get("/object_info/LoadImage", headers=headers)
+            assert one == {"LoadImage": everything["LoadImage"]}
+            (names, *_) = one["LoadImage"]["input"]["required"]["image"]
+            assert "red_circle.png" in names
+            assert ("anns.png" in names) == is_offered
+            assert ("anns.png" in json.dumps(everything)) == is_offered
+            assert everything.keys() == before.keys()
+            assert await of.server.get("/object_info/Nothing", headers=headers) == {}
+
+
+@on_a_loop
 async def test_who_sends_the_same_picture_has_it_too(tmp_path):
     async with house(tmp_path) as of:
         for headers in (of.ann, of.bob):

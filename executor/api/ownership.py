@@ -15,7 +15,7 @@ from aiohttp import web
 from executor.api.keys import FOLDERS, LEDGER
 from executor.api.tokens import owner_of, scope_of
 from executor.errors import PathError
-from executor.paths import parts_of
+from executor.paths import Folders, parts_of
 
 
 async def may_read(request: web.Request, place: str, name: str) -> bool:
@@ -33,7 +33,7 @@ async def readable(request: web.Request, place: str, names: Sequence[str]) -> li
     free = frozenset[str]()
     if place == "input" and not all(owners):
         # By the names on the disk: some file systems find a file under other names, too.
-        free = frozenset(await asyncio.to_thread(request.app[FOLDERS].names, "input"))
+        free = await asyncio.to_thread(_uploadable, request.app[FOLDERS])
     return [
         name
         for name, as_kept, of in zip(names, plain, owners, strict=True)
@@ -54,6 +54,10 @@ async def note_upload(request: web.Request, place: str, name: str) -> None:
     """A caller has sent this file."""
     subfolder, _, filename = _plain(name).rpartition("/")
     await request.app[LEDGER].add_upload(filename, subfolder, place, owner_of(request))
+
+
+def _uploadable(folders: Folders) -> frozenset[str]:
+    return frozenset((*folders.names("input"), *folders.names("latents")))
 
 
 def _plain(name: str) -> str:
