@@ -381,6 +381,24 @@ DESCRIPTIONS: Mapping[tuple[str, str], Description] = {
         ),
         statuses=(200, 503),
     ),
+    ("GET", "/login"): Description(
+        (Parameter("next", "The page to go on to."),), answer=TEXT, answer_type="text/html"
+    ),
+    ("POST", "/login"): Description(
+        body=an_object("token", token=TEXT, next=TEXT),
+        body_type="application/x-www-form-urlencoded",
+        statuses=(303,),
+    ),
+    ("POST", "/logout"): Description(statuses=(303,)),
+    ("GET", "/files/{id}"): Description(
+        (
+            Parameter("of", "Which content it is of.", is_required=True),
+            Parameter("exp", "Until when, in seconds since 1970.", WHOLE, is_required=True),
+            Parameter("sig", "The server's signature.", is_required=True),
+        ),
+        answer={"type": "string", "contentMediaType": "application/octet-stream"},
+        answer_type="image/*",
+    ),
     ("GET", "/metrics"): Description(answer=TEXT, answer_type="text/plain"),
     ("GET", "/openapi.json"): Description(answer=ANY_OBJECT),
     ("GET", "/docs/api"): Description(answer=TEXT, answer_type="text/html"),

@@ -69,8 +69,19 @@ def document(router: web.UrlDispatcher) -> dict[str, Any]:
         "servers": [{"url": "/"}, {"url": _TWIN}],
         "tags": [{"name": name, "description": tags[name]} for name in sorted(tags)],
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS, "securitySchemes": _SCHEMES},
+        "security": [{name: []} for name in _SCHEMES] + [{}],
     }
+
+
+_SCHEMES: Mapping[str, Any] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Where the server has tokens (weft token add NAME); without any, nobody is "
+        "asked for one.",
+    },
+}
 
 
 def _operation(method: str, path: str, tag: str, doc: str) -> dict[str, Any]:
