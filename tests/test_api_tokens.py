@@ -80,6 +80,18 @@ async def test_each_face_refuses_in_its_own_shape(tmp_path, path, shape):
         assert "weft token add" in json.dumps(answer)
 
 
+@pytest.mark.parametrize("path", ["/health", "/v2/any/health", "/v1/any/health", "/status/x"])
+@on_a_loop
+async def test_runpods_clients_are_refused_as_they_know_it(tmp_path, path):
+    async with serving(tmp_path) as server:
+        headers = caller(tmp_path, "ann", requests_per_minute=1)
+        answer = await server.get(path, 401)
+        assert "token" in answer["error"]
+        await server.get("/queue", headers={"Authorization": headers["Authorization"][7:]})
+        answer = await server.get(path, 429, headers=headers)
+        assert "requests a minute" in answer["error"]
+
+
 @on_a_loop
 async def test_without_any_token_everybody_on_the_machine_may_ask_and_what_they_show_is_ignored(
     tmp_path,
