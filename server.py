@@ -20,7 +20,7 @@ import nodes
 from executor.api.app import create_app
 from executor.api.job_log import given_up
 from executor.api.keys import LEDGER, NARRATOR, SETTINGS
-from executor.api.tokens import may_be_anonymous
+from executor.api.tokens import listens_here_only, may_be_anonymous
 from executor.cli.serve_arguments import add_serve_arguments, settings_of
 from executor.dispatch import Dispatcher
 from executor.errors import SettingsError
@@ -58,7 +58,7 @@ def spawns(settings: Settings) -> dict[str, Spawn]:
 async def serve(settings: Settings) -> None:
     """Serve until told to stop; then take no more, and let what runs end or queue it again."""
     folders = Folders(settings)
-    _refuse_to_be_open(settings, folders)
+    _look_for_tokens(settings, folders)
     plugins = load_plugins(settings, folders)
     async with open_ledger(folders.user / "weft.sqlite") as ledger:
         if again := await ledger.recover():
@@ -80,14 +80,23 @@ async def serve(settings: Settings) -> None:
         await runner.cleanup()
 
 
-def _refuse_to_be_open(settings: Settings, folders: Folders) -> None:
-    """Raise SettingsError for a server that everybody in its networks could use."""
-    if Tokens(folders.user).is_empty and not may_be_anonymous(settings):
+def _look_for_tokens(settings: Settings, folders: Folders) -> None:
+    """Say what follows if there is none.
+
+    Raises SettingsError for a server that everybody in its networks could use, unless that is
+    meant.
+    """
+    if not Tokens(folders.user).is_empty:
+        return
+    if not may_be_anonymous(settings):
         raise SettingsError(
             f"listen: {settings.listen} is reached from networks, and there is no token yet, so "
             "that everybody there could use the server; weft token add NAME makes one, "
             "--allow-anonymous lets everybody in"
         )
+    who = "this machine" if listens_here_only(settings.listen) else "any network it is in"
+    words = "there is no token: everybody on %s may do everything; weft token add NAME makes one"
+    log.log(logging.INFO if who == "this machine" else logging.WARNING, words, who)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:

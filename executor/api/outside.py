@@ -33,7 +33,9 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 SECONDS = 10.0
 """For one request in all: looking up, connecting, asking, and reading the answer."""
 
-_LOOK_UPS = 4  # at a time, in threads of their own: some take half a minute, and nothing ends them
+# Threads that look up names, for each that may be asked at a time: a name server that is silent
+# holds one for half a minute, long after nobody waits for it any more.
+_LOOK_UPS = 4
 _AGENT = f"Weft/{__version__}"
 
 
@@ -54,7 +56,7 @@ class Outside:
         self._ports, self._private_hosts = ports, private_hosts
         self._seconds = seconds
         self._turn = asyncio.Semaphore(at_once)
-        self._threads = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="look-up")
+        self._threads = ThreadPoolExecutor(_LOOK_UPS * at_once, thread_name_prefix="look-up")
         self._resolve = resolve or self._look_up
         self._is_allowed = is_allowed
 

@@ -100,7 +100,9 @@ async def ask_for_token(request: web.Request, handler: Handler) -> web.StreamRes
     if tokens.is_empty and may_be_anonymous(app[SETTINGS]):
         return await handler(request)
     shown = _shown(request)
-    token = tokens.of_secret(shown) if shown else app[SESSIONS].token_of(request, tokens)
+    token = tokens.of_secret(shown) if shown else None
+    if token is None:  # a proxy may have put something of its own into the header
+        token = app[SESSIONS].token_of(request, tokens)
     if token is None:
         if path in OPEN_HERE and _is_here(request):
             return await handler(request)
