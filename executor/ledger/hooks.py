@@ -1,7 +1,8 @@
 """Whom to tell of jobs' ends: who asked for it, when it is due, and how often it was in vain.
 
 A hook becomes due by a trigger, however its job ends, so that none is forgotten by whoever ends a
-job. Once told it stays, under another id, for the next end of a job that is tried again.
+job, and each end has an id of its own. Once told a hook stays, for the next end of a job that is
+tried again.
 Operations on the writer's connection, ``due`` on a reader's.
 """
 
@@ -29,7 +30,7 @@ DUE = """
     ORDER BY due_ms LIMIT :limit
 """
 
-TOLD = "UPDATE hooks SET id = :new_id, tries = 0, due_ms = NULL WHERE id = :id"
+TOLD = "UPDATE hooks SET due_ms = NULL WHERE id = :id"
 
 FAILED = "UPDATE hooks SET tries = tries + 1, due_ms = :due_ms WHERE id = :id"
 
@@ -71,7 +72,7 @@ def due(
 
 def told(connection: sqlite3.Connection, hook_id: str) -> None:
     """It is done with, until the job's next end."""
-    connection.execute(TOLD, {"id": hook_id, "new_id": str(uuid4())})
+    connection.execute(TOLD, {"id": hook_id})
 
 
 def failed(connection: sqlite3.Connection, hook_id: str, due_ms: int) -> None:

@@ -162,11 +162,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX hooks_of_job ON hooks (job)",
         "CREATE INDEX hooks_due ON hooks (due_ms) WHERE due_ms IS NOT NULL",
-        # However a job ends, one by one or many at once.
+        # However a job ends, one by one or many at once. Each end has an id of its own, so that
+        # what becomes of an earlier one, of a job that was tried again, changes nothing.
         """
         CREATE TRIGGER job_ended AFTER UPDATE OF ended_seq ON jobs
             WHEN old.ended_seq IS NULL AND new.ended_seq IS NOT NULL BEGIN
-            UPDATE hooks SET due_ms = new.ended_ms WHERE job = new.job;
+            UPDATE hooks SET id = lower(hex(randomblob(16))), tries = 0, due_ms = new.ended_ms
+                WHERE job = new.job;
         END
         """,
     ),
