@@ -19,7 +19,7 @@ from aiohttp import web
 import nodes
 from executor.api.app import create_app
 from executor.api.job_log import given_up
-from executor.api.keys import LEDGER, NARRATOR, SETTINGS
+from executor.api.keys import DISPATCHER, LEDGER, NARRATOR, SETTINGS
 from executor.api.tokens import listens_here_only, may_be_anonymous
 from executor.cli.serve_arguments import add_serve_arguments, settings_of
 from executor.dispatch import Dispatcher
@@ -67,17 +67,25 @@ async def serve(settings: Settings) -> None:
         app = create_app(settings, folders, ledger, dispatcher, plugins)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
         await runner.setup()
-        await _listen(runner, settings)
-        dispatcher.start()
-        dispatcher.wake()
-        house = asyncio.create_task(_keep_house(app))
-        await _told_to_stop()
-        log.info("stopping")
-        house.cancel()
-        for site in list(runner.sites):
-            await site.stop()
-        await dispatcher.close(GRACE_S)
-        await runner.cleanup()
+        try:
+            await _listen(runner, settings)
+            await _run(app, runner)
+        finally:  # what still runs for the application needs the ledger
+            await runner.cleanup()
+
+
+async def _run(app: web.Application, runner: web.AppRunner) -> None:
+    """Take jobs until told to stop; then no more, and what runs has its time to end."""
+    dispatcher = app[DISPATCHER]
+    dispatcher.start()
+    dispatcher.wake()
+    house = asyncio.create_task(_keep_house(app))
+    await _told_to_stop()
+    log.info("stopping")
+    house.cancel()
+    for site in list(runner.sites):
+        await site.stop()
+    await dispatcher.close(GRACE_S)
 
 
 def _look_for_tokens(settings: Settings, folders: Folders) -> None:
