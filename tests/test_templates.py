@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path, workflow: object,
         Template.read(tmp_path / "own.json")
 
 
-def models(tmp_path: Path, **given: object) -> PublicModels:
+def models(tmp_path: Path, **given: Any) -> PublicModels:
     settings = Settings(base_directory=tmp_path, **given)
     return PublicModels(settings, Folders(settings))
 
