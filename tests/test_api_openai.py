@@ -207,6 +207,40 @@ def test_fields_that_say_nothing_are_as_if_they_were_not_there() -> None:
 
 
 @on_a_loop
+async def test_quality_is_a_share_of_the_usual_steps_unless_steps_are_said(tmp_path: Path) -> None:
+    usual = {"checkpoint": "weft-tiny.safetensors", "defaults": {"steps": 4}}
+    async with serving(tmp_path, models={"small": usual}) as server:
+        for said, steps in (
+            ({}, 4),
+            ({"quality": "low"}, 2),
+            ({"quality": "medium"}, 4),
+            ({"quality": "hd"}, 8),
+            ({"quality": "high", "steps": 3}, 3),
+        ):
+            asked = {"prompt": "a red circle", "size": "64x64", **said}
+            answer = await server.post("/v1/images/generations", asked)
+            assert node(await workflow_of_the_last(server), "KSampler")["steps"] == steps
+            assert answer["quality"] == said.get("quality", "auto")
+
+
+@on_a_loop
+async def test_compression_makes_smaller_pictures_and_what_does_not_apply_is_let_through(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as server:
+        said = {**QUICK, "seed": 1, "response_format": "b64_json", "output_format": "jpeg"}
+        said |= {"moderation": "low", "style": "vivid", "user": "somebody", "background": "opaque"}
+        sizes: list[int] = []
+        for compression in (95, 5):
+            asked = {**said, "output_compression": compression}
+            answer = await server.post("/v1/images/generations", asked)
+            sizes.append(len(answer["data"][0]["b64_json"]))
+        assert sizes[0] > 2 * sizes[1]
+        noted = await server.post("/v1/images/generations", {**said, "provider": "elsewhere"})
+        assert "provider is ignored" in noted["notes"][0]
+
+
+@on_a_loop
 async def test_models_are_listed_and_described(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         listed = await server.get("/v1/models")
