@@ -95,6 +95,18 @@ async def test_the_end_of_a_job_is_told_with_addresses_that_work(tmp_path):
 
 
 @on_a_loop
+async def test_the_end_of_a_job_of_runpods_face_is_told_as_its_status(tmp_path):
+    async with host(answering()) as receiver, telling(tmp_path, receiver) as server:
+        said = {"input": {"workflow": failing()}, "webhook": receiver.url("/hook")}
+        queued = await server.post("/v2/weft-tiny/run", said)
+        (told,) = await until_told(receiver, 1)
+        assert told == await server.get(f"/v2/weft-tiny/status/{queued['id']}")
+        assert told["status"] == "FAILED"
+        assert told["error"]
+        await server.post("/run", {**said, "webhook": "http://127.0.0.1:1/"}, 400)
+
+
+@on_a_loop
 async def test_every_way_to_end_is_told(tmp_path):
     async with host(answering()) as receiver, telling(tmp_path, receiver, capacity=1) as server:
         more = {"webhook": receiver.url()}
