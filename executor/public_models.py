@@ -4,7 +4,9 @@ Every checkpoint that Weft can run is a model by its file name, with its family'
 ``[models.NAME]`` in ``weft.toml`` names others, or changes these. Light: no torch.
 """
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -61,6 +63,16 @@ class PublicModel:
         return {"width": self.resolution, "height": self.resolution}
 
 
+def public_names(files: Iterable[str]) -> dict[str, str]:
+    """What checkpoints are called: by their file, and by their folder too where two are alike."""
+    bare = {file: re.sub(r"\.(safetensors|sft)$", "", file) for file in files}
+    short = Counter(PurePosixPath(name).name for name in bare.values())
+    return {
+        file: PurePosixPath(name).name if short[PurePosixPath(name).name] == 1 else name
+        for file, name in bare.items()
+    }
+
+
 class PublicModels:
     """All models by name; looks at the disk, so it is asked in a thread."""
 
@@ -78,9 +90,9 @@ class PublicModels:
         if listing is not self._seen:
             named = {one.checkpoint for one in self._settings.models.values()}
             found = {
-                PurePosixPath(name).stem: ModelSettings(checkpoint=name)
-                for name in listing.names
-                if name not in named
+                name: ModelSettings(checkpoint=file)
+                for file, name in public_names(listing.names).items()
+                if file not in named
             }
             models = {
                 name: model
@@ -90,7 +102,8 @@ class PublicModels:
             for name, said in self._settings.models.items():
                 if model := self._read(name, said):
                     models[name] = model
-            self._seen, self._models = listing, dict(sorted(models.items()))
+            self._models = dict(sorted(models.items()))
+            self._seen = listing  # last: another thread that sees it takes the models
         return self._models
 
     def named(self, name: str | None) -> PublicModel:

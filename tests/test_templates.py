@@ -10,7 +10,7 @@ import nodes
 from executor.errors import FileError, InputError, SettingsError
 from executor.graph import check
 from executor.paths import Folders
-from executor.public_models import SHIPPED_TEMPLATES, PublicModels, Task
+from executor.public_models import SHIPPED_TEMPLATES, PublicModels, Task, public_names
 from executor.settings import ModelSettings, Settings
 from executor.templates import Template, side_by_side
 from executor.testing import write_tiny_checkpoint
@@ -85,6 +85,12 @@ def test_every_checkpoint_is_a_model_by_its_name(tmp_path: Path) -> None:
     assert workflow["1"]["inputs"]["ckpt_name"] == "weft-tiny.safetensors"
     assert workflow["4"]["inputs"]["width"] == found["weft-tiny"].resolution
     assert not check(workflow, Folders(Settings(base_directory=tmp_path))).problems
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    files = ["a/x.safetensors", "b/x.safetensors", "c/v1.5.sft", "diffusers-v2.1"]
+    names = ["a/x", "b/x", "v1.5", "diffusers-v2.1"]
+    assert list(public_names(files).values()) == names
 
 
 def test_settings_name_models_with_defaults_and_templates(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import (
     ValidationError,
 )
 
+from executor.api.fields import MOST_PROMPT, words_of
 from executor.api.picture_jobs import MOST_SEED
 from executor.api.refusal import Refusal
 from executor.errors import nearest
@@ -20,7 +21,6 @@ from executor.public_models import Task
 F = TypeVar("F", bound="CatalogueFields")
 
 MOST_COMPARED = 12
-MOST_PROMPT = 32_000
 MOST_HOURS = 366 * 24
 SORTS = (
     *("name", "family", "price", "requests", "success_rate", "latency", "speed", "last_used"),
@@ -71,18 +71,10 @@ class CatalogueFields(BaseModel):
 
     @classmethod
     def _words(cls, fault: Mapping[str, Any]) -> str:
-        match fault["type"]:
-            case "missing":
-                return "it is required"
-            case "extra_forbidden":
-                return (
-                    f"there is no such field{nearest(str(fault['loc'][0])[:40], cls.model_fields)}"
-                )
-            case _:
-                words = fault["msg"].removeprefix("Value error, ")
-                given = fault["input"]
-                shown = "" if isinstance(given, (dict, list)) else f", got {str(given)[:40]!r}"
-                return f"{words[0].lower()}{words[1:]}{shown}"
+        if fault["type"] == "extra_forbidden":
+            hint = nearest(str(fault["loc"][0])[:40], cls.model_fields)
+            return f"there is no such field{hint}"
+        return words_of(fault)
 
 
 class Filters(CatalogueFields):

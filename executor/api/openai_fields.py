@@ -10,14 +10,12 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from executor.api.fields import MOST_PROMPT, choice_of, words_of
 from executor.api.picture_jobs import MOST_SEED, Format
 from executor.api.refusal import Refusal
-from executor.errors import nearest
-from executor.node import Node
 
 F = TypeVar("F", bound="PictureFields")
 
-MOST_PROMPT = 32_000  # characters, as in OpenAI's own limit
 SIDES = range(64, 4097, 8)
 
 QUALITY: Mapping[str, float] = {
@@ -41,18 +39,6 @@ def _size(value: str) -> str:
             f"{SIDES[0]} and {SIDES[-1]}"
         )
     return value
-
-
-def _choice(input_name: str) -> AfterValidator:
-    """One of the choices that KSampler has for an input."""
-
-    def check(value: str) -> str:
-        choices = Node.registry["KSampler"].inputs()[input_name].choices or ()
-        if value not in choices:
-            raise ValueError(f"there is no {value[:40]!r}{nearest(value[:40], choices)}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _blank(value: Any) -> Any:
@@ -86,8 +72,8 @@ class PictureFields(BaseModel):
     steps: Annotated[Annotated[int, Field(ge=1, le=500)] | None, _maybe] = None
     guidance_scale: Annotated[Annotated[float, Field(ge=0, le=100)] | None, _maybe] = None
     strength: Annotated[Annotated[float, Field(gt=0, le=1)] | None, _maybe] = None
-    sampler: Annotated[str, _choice("sampler_name")] | None = None
-    scheduler: Annotated[str, _choice("scheduler")] | None = None
+    sampler: Annotated[str, choice_of("KSampler", "sampler_name")] | None = None
+    scheduler: Annotated[str, choice_of("KSampler", "scheduler")] | None = None
     provider: Any = None
 
     @classmethod
@@ -96,7 +82,7 @@ class PictureFields(BaseModel):
         try:
             fields = cls.model_validate(dict(said))
         except ValidationError as error:
-            wrong = [(str(fault["loc"][0]), _words(fault)) for fault in error.errors()]
+            wrong = [(str(fault["loc"][0]), words_of(fault)) for fault in error.errors()]
             words = "; ".join(f"{name}: {what}" for name, what in wrong)
             raise Refusal(400, "invalid_value", words, param=wrong[0][0]) from error
         if fields.background == "transparent":
@@ -150,13 +136,3 @@ class VariationFields(PictureFields):
     """``POST /v1/images/variations``, beside its picture."""
 
     prompt: Annotated[str, Field(max_length=MOST_PROMPT)] = ""
-
-
-def _words(fault: Mapping[str, Any]) -> str:
-    """What is wrong with a field."""
-    if fault["type"] == "missing":
-        return "it is required"
-    said = fault["msg"].removeprefix("Value error, ")
-    given = fault["input"]
-    shown = "" if isinstance(given, dict) else f", got {str(given)[:40]!r}"
-    return f"{said[0].lower()}{said[1:]}{shown}"

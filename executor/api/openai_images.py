@@ -7,7 +7,7 @@ the job is over. With ``stream`` the pictures come as server-sent events, those 
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from math import sqrt
 from time import time
@@ -270,9 +270,10 @@ async def _stream(
     request[IS_ANSWERING] = True
     await response.prepare(request)
     with suppress(ConnectionError):
-        async for type, data in _events(request, accepted.id, fields, about, what):
-            text = f"event: {type}\ndata: {json_text({'type': type, **data})}\n\n"
-            await response.write(text.encode())
+        async with aclosing(_events(request, accepted.id, fields, about, what)) as events:
+            async for type, data in events:
+                text = f"event: {type}\ndata: {json_text({'type': type, **data})}\n\n"
+                await response.write(text.encode())
         await response.write_eof()
     return response
 
@@ -288,23 +289,26 @@ async def _events(
     app = request.app
     with app[PARTIALS].listening(job_id, fields.partial_images or 0, "0:") as partial:
         finished = asyncio.create_task(_finished(app, job_id))
+        picture = asyncio.create_task(partial.pictures.get())
         told = 0
-        while not finished.done():
-            picture = asyncio.create_task(partial.pictures.get())
-            await asyncio.wait({picture, finished}, return_when=asyncio.FIRST_COMPLETED)
-            if not picture.done():
-                picture.cancel()
-                break
-            small = {name: value for name, value in about.items() if name != "usage"}
-            content = await asyncio.to_thread(_like, picture.result(), fields, about["size"])
-            data = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": told}
-            yield f"{what}.partial_image", {**data, **small, "created_at": int(time())}
-            told += 1
         try:
+            while True:
+                await asyncio.wait({picture, finished}, return_when=asyncio.FIRST_COMPLETED)
+                if not picture.done():
+                    break
+                content = await asyncio.to_thread(_like, picture.result(), fields, about["size"])
+                picture = asyncio.create_task(partial.pictures.get())
+                small = {name: value for name, value in about.items() if name != "usage"}
+                data = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": told}
+                yield f"{what}.partial_image", {**data, **small, "created_at": int(time())}
+                told += 1
             job = await finished
         except Refusal as refusal:
             yield "error", {"error": {"message": refusal.message, "code": refusal.type}}
             return
+        finally:  # the client may have gone
+            picture.cancel()
+            finished.cancel()
     over = (job.record.ended_ms or 0) // 1000
     for made_one in made(app, job):
         content = await _content(app, made_one, fields)

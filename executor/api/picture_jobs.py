@@ -18,13 +18,13 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 from aiohttp import web
 
-from executor.api.keys import BELLS, CHECKING, FOLDERS, LEDGER, MODELS, SETTINGS
+from executor.api.keys import BELLS, FOLDERS, LEDGER, MODELS, SETTINGS
 from executor.api.ownership import note_upload
-from executor.api.queueing import queue_job
+from executor.api.queueing import checked, queue_job
 from executor.api.refusal import Refusal
 from executor.api.replies import json_text
 from executor.api.signing import sign
-from executor.api.submission import Submission, admitted
+from executor.api.submission import Submission
 from executor.errors import InputError, PathError, PictureError
 from executor.ledger import Accepted, FullJob, JobRecord, NewHook
 from executor.node import Node
@@ -123,7 +123,6 @@ async def submit(
     workflow_id: str | None = None,
 ) -> Accepted:
     """Queue a workflow as its caller's; it is on the disk then. Raises as ``queue_job``."""
-    app = request.app
     asked = Submission(
         prompt=dict(prompt),
         extra_data=extra_data,
@@ -137,15 +136,13 @@ async def submit(
         timeout_ms=timeout_ms,
         workflow_id=workflow_id,
     )
-    async with app[CHECKING]:
-        job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
-    return await queue_job(request, job, hook)
+    return await queue_job(request, await checked(request.app, asked), hook)
 
 
 async def ended(app: web.Application, job_id: str, within_s: float | None = None) -> JobRecord:
     """A job, once it is over, or as it is when so much time has passed or the server goes.
 
-    Raises InputError for a job that there is not.
+    Raises Refusal for a job that is deleted meanwhile.
     """
     with app[BELLS].listening(job_id) as bell:
         try:
@@ -163,7 +160,7 @@ async def ended(app: web.Application, job_id: str, within_s: float | None = None
 async def _record(app: web.Application, job_id: str) -> JobRecord:
     record = await app[LEDGER].job_record(job_id)
     if record is None:
-        raise InputError(f"there is no job {job_id[:100]!r}")
+        raise Refusal(404, "job_not_found", f"job {job_id[:100]!r} was deleted meanwhile")
     return record
 
 

@@ -1,34 +1,23 @@
 """Submitting a workflow, and asking how many are still to be done."""
 
-import asyncio
-
 from aiohttp import web
 
 from executor.api import webhooks
 from executor.api.body import object_body, text
-from executor.api.keys import CHECKING, FOLDERS, LEDGER
-from executor.api.queueing import queue_job
+from executor.api.keys import LEDGER
+from executor.api.queueing import checked, queue_job
 from executor.api.replies import json_reply
-from executor.api.submission import admitted, submission
+from executor.api.submission import submission
 from executor.api.tokens import scope_of
 from executor.api.wire_jobs import number_on_wire
-
-MOST_AT_ONCE = 300
-"""Nodes that are checked on the event loop, some 20 ms; more are checked in a thread, which
-lets other requests through."""
 
 
 async def submit(request: web.Request) -> web.Response:
     """Queue a workflow; it is on the disk when the answer says so."""
-    app = request.app
     body = await object_body(request)
     client_id = request.query.get("clientId")
     asked = submission(body, client_id, request.headers.get("Idempotency-Key"))
-    if asked.size <= MOST_AT_ONCE:
-        job = admitted(asked, app[FOLDERS])
-    else:
-        async with app[CHECKING]:
-            job = await asyncio.to_thread(admitted, asked, app[FOLDERS])
+    job = await checked(request.app, asked)
     webhook = text(body, "webhook")
     hook = webhooks.register(request, webhook, "job") if webhook else None
     accepted = await queue_job(request, job, hook)

@@ -1,18 +1,31 @@
 """The one way into the queue: a job becomes its caller's, within its limits, and is on the disk."""
 
+import asyncio
 import json
 from dataclasses import replace
 
 from aiohttp import web
 
 from executor.api import job_log
-from executor.api.keys import DISPATCHER, JOB_ID, LEDGER, NARRATOR
+from executor.api.keys import CHECKING, DISPATCHER, FOLDERS, JOB_ID, LEDGER, NARRATOR
 from executor.api.ownership import readable
-from executor.api.submission import Admitted
+from executor.api.submission import Admitted, Submission, admitted
 from executor.api.tokens import caller_of, scope_of
 from executor.api.verdict import refused
 from executor.errors import Kind, Problem
 from executor.ledger import Accepted, NewHook
+
+MOST_AT_ONCE = 300
+"""Nodes that are checked on the event loop, some 20 ms; more are checked in a thread, which
+lets other requests through."""
+
+
+async def checked(app: web.Application, asked: Submission) -> Admitted:
+    """Check a workflow completely. Raises as ``admitted``."""
+    if asked.size <= MOST_AT_ONCE:
+        return admitted(asked, app[FOLDERS])
+    async with app[CHECKING]:
+        return await asyncio.to_thread(admitted, asked, app[FOLDERS])
 
 
 async def queue_job(request: web.Request, job: Admitted, hook: NewHook | None = None) -> Accepted:

@@ -4,10 +4,11 @@ All that is wrong is said at once. Fields that nobody knows are ignored, as thos
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from executor.api.fields import MOST_PROMPT, choice_of, words_of
 from executor.api.picture_jobs import MOST_SEED
 from executor.api.refusal import Refusal
 from executor.node import Node
@@ -18,23 +19,7 @@ SIDES = (128, 256, 384, 448, 512, 576, 640, 704, 768)
 """Of pictures, as the endpoint documents them. Models of larger pictures take others too."""
 
 MOST_SIDE = 2048
-MOST_PROMPT = 32_000
 MOST_MS = 7 * 24 * 3600 * 1000  # of a policy: a week
-
-Scheduler: TypeAlias = Literal[
-    "DDIM",
-    "DDPM",
-    "DPM-M",
-    "DPM-S",
-    "EULER-A",
-    "EULER-D",
-    "HEUN",
-    "IPNDM",
-    "KDPM2-A",
-    "KDPM2-D",
-    "PNDM",
-    "K-LMS",
-]
 
 
 def _side(value: int) -> int:
@@ -63,7 +48,7 @@ class PictureInput(BaseModel):
     num_inference_steps: Annotated[int, Field(ge=1, le=500)] = 50
     num_outputs: Annotated[int, Field(ge=1, le=10)] = 1
     prompt_strength: Annotated[float, Field(ge=0, le=1)] = 0.8
-    scheduler: Scheduler = "K-LMS"
+    scheduler: Annotated[str, choice_of("DiffusersSampler", "scheduler")] = "K-LMS"
     seed: Annotated[int | None, Field(ge=0, le=MOST_SEED)] = None
 
 
@@ -130,14 +115,11 @@ def _read(kind: type[M], said: Any, where: str, faults: list[str]) -> M | None:
     except ValidationError as error:
         for fault in error.errors():
             name = where + ".".join(map(str, fault["loc"]))
-            words = "it is required" if fault["type"] == "missing" else fault["msg"]
-            given = fault["input"]
-            shown = "" if isinstance(given, (dict, list)) else f", got {str(given)[:40]!r}"
-            faults.append(f"{name.rstrip('.')}: {words.removeprefix('Value error, ')}{shown}")
+            faults.append(f"{name.rstrip('.')}: {words_of(fault)}")
         return None
 
 
-def with_scheduler(prompt: Mapping[str, Any], scheduler: Scheduler) -> dict[str, Any]:
+def with_scheduler(prompt: Mapping[str, Any], scheduler: str) -> dict[str, Any]:
     """A workflow whose samplers step as one of diffusers' schedulers does."""
     known = Node.registry["DiffusersSampler"].inputs()
     changed: dict[str, Any] = {}
