@@ -349,6 +349,22 @@ async def test_a_job_that_failed_is_queued_again_behind_the_others_as_if_it_were
 
 
 @on_a_loop
+async def test_a_job_that_lost_its_workers_may_lose_as_many_again(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        await ledger.submit(job("a"))
+
+        async def die() -> bool:
+            (taken,) = await ledger.take()
+            requeued = await ledger.requeue("a", taken.attempt, has_died=True)
+            assert requeued
+            return requeued.end is not None
+
+        assert [await die(), await die()] == [False, True]
+        assert await ledger.retry("a")
+        assert [await die(), await die()] == [False, True]
+
+
+@on_a_loop
 async def test_what_waits_of_one_workflow_is_cleared_apart(path: Path) -> None:
     async with open_ledger(path) as ledger:
         for id, workflow in (("a", "x"), ("b", "y"), ("c", "x"), ("d", None)):
