@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import job, on_a_loop, run_one
+from ledgers import job, on_a_loop, run_one, state_of
 
 from executor.errors import QueueFull
 from executor.ledger import DueHook, Ledger, NewHook, State, open_ledger
@@ -64,6 +64,18 @@ async def test_an_owner_with_as_many_that_wait_as_may_is_refused_and_no_other(pa
         await ledger.take()
         await ledger.submit(job(owner="ann"), most_queued=2)
         assert (await ledger.counts("ann")).remaining == 3
+
+
+@on_a_loop
+async def test_trying_again_is_within_the_same_limit(path: Path) -> None:
+    async with open_ledger(path) as ledger:
+        failed = await ledger.submit(job(owner="ann"))
+        await run_one(ledger, State.FAILED)
+        await ledger.submit(job(owner="ann"))
+        with pytest.raises(QueueFull, match="1 jobs wait already; 1 is the most"):
+            await ledger.retry(failed.id, most_queued=1)
+        assert await state_of(ledger, failed.id) is State.FAILED
+        assert await ledger.retry(failed.id, most_queued=2)
 
 
 @on_a_loop

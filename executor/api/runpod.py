@@ -39,7 +39,7 @@ from executor.api.runpod_fields import (
     with_scheduler,
 )
 from executor.api.signing import base_url_of, signed
-from executor.api.tokens import scope_of
+from executor.api.tokens import caller_of, scope_of
 from executor.api.webhooks import register
 from executor.ledger import FullJob, JobRecord, State
 from executor.public_models import PublicModel, Task
@@ -104,10 +104,10 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Queue a job again that failed or took too long."""
     record = await _own(request)
-    if record.state not in (State.FAILED, State.TIMED_OUT):
+    token = caller_of(request).token
+    if not await request.app[LEDGER].retry(record.id, token.queued_jobs if token else None):
         words = f"only jobs that failed or timed out are tried again; it is {STATUS[record.state]}"
         raise Refusal(400, "bad_request", words)
-    await request.app[LEDGER].retry(record.id)
     request.app[DISPATCHER].wake()
     request.app[NARRATOR].queue_changed()
     return json_reply({"id": record.id, "status": STATUS[State.QUEUED]})

@@ -130,9 +130,14 @@ class Ledger:
             lambda to: queue.requeue(to, job_id, attempt, has_died, self._now_ms())
         )
 
-    async def retry(self, job_id: str) -> bool:
-        """Queue a job again that failed or timed out; False if there is none such."""
-        return await self._writer.do(lambda to: queue.retry(to, job_id, self._now_ms()))
+    async def retry(self, job_id: str, most_queued: int | None = None) -> bool:
+        """Queue a job again that failed or timed out; False if there is none such.
+
+        Raises QueueFull if ``most_queued`` of its owner's wait already.
+        """
+        return await self._writer.do(
+            lambda to: queue.retry(to, job_id, most_queued, self._now_ms())
+        )
 
     async def recover(self) -> int:
         """Put all running jobs back in their old places, at a start. Gives how many."""

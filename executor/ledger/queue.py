@@ -74,12 +74,16 @@ REQUEUE = """
     WHERE job = :job RETURNING deaths
 """
 
-# One that came to nothing, behind all that wait; it may wait as long as it could at first.
+CAME_TO_NOTHING = """
+    SELECT job, owner FROM jobs WHERE id = :id AND state IN ('failed', 'timed_out')
+"""
+
+# Behind all that wait; it may wait as long as it could at first.
 RETRY = """
     UPDATE jobs SET state = 'queued', number = :number, deaths = 0, worker = '', started_ms = NULL,
         ended_ms = NULL, ended_seq = NULL, output_count = 0, preview = NULL,
         expires_ms = :now_ms + (expires_ms - created_ms), created_ms = :now_ms
-    WHERE id = :id AND state IN ('failed', 'timed_out') RETURNING job
+    WHERE job = :job
 """
 
 # Those that ran when the process ended; as many as there were workers.
@@ -151,10 +155,7 @@ def submit(
             if not first["is_same"]:
                 raise JobExists(f"there is another job {job_id!r} already; choose another id")
             return Accepted(first["id"], first["number"], is_repeat=True)
-    if most_queued is not None:
-        waiting = connection.execute(WAITING_OF, {"owner": new.owner}).fetchone()
-        if waiting is not None and waiting["jobs"] >= most_queued:
-            raise QueueFull(f"{waiting['jobs']:,} jobs wait already; {most_queued:,} is the most")
+    _check_room(connection, new.owner, most_queued)
     job: int = connection.execute(NEXT).fetchone()["next"]
     number = new.number if new.number is not None else -job if new.is_front else job
     connection.execute(
@@ -184,6 +185,14 @@ def submit(
     if new.hook is not None:
         hooks.add(connection, job, new.owner, new.hook)
     return Accepted(job_id, float(number), is_repeat=False)
+
+
+def _check_room(connection: sqlite3.Connection, owner: str, most: int | None) -> None:
+    """Raises QueueFull if so many of an owner's jobs wait already."""
+    if most is not None:
+        waiting = connection.execute(WAITING_OF, {"owner": owner}).fetchone()
+        if waiting is not None and waiting["jobs"] >= most:
+            raise QueueFull(f"{waiting['jobs']:,} jobs wait already; {most:,} is the most")
 
 
 def take(connection: sqlite3.Connection, limit: int, now_ms: int) -> tuple[TakenJob, ...]:
@@ -226,14 +235,17 @@ def requeue(
     return Requeued(end(connection, job, State.FAILED, {}, WORKER_LOST, now_ms))
 
 
-def retry(connection: sqlite3.Connection, job_id: str, now_ms: int) -> bool:
-    """Queue a job again that failed or timed out; False if there is none such."""
-    number = connection.execute(NEXT).fetchone()["next"]
-    values = {"id": job_id, "number": number, "now_ms": now_ms}
-    row = connection.execute(RETRY, values).fetchone()
-    if row is None:
+def retry(
+    connection: sqlite3.Connection, job_id: str, most_queued: int | None, now_ms: int
+) -> bool:
+    """Queue a job again that failed or timed out; False if there is none such. Raises QueueFull."""
+    job = connection.execute(CAME_TO_NOTHING, {"id": job_id}).fetchone()
+    if job is None:
         return False
-    connection.execute("DELETE FROM results WHERE job = :job", {"job": row["job"]})
+    _check_room(connection, job["owner"], most_queued)
+    number = connection.execute(NEXT).fetchone()["next"]
+    connection.execute(RETRY, {"job": job["job"], "number": number, "now_ms": now_ms})
+    connection.execute("DELETE FROM results WHERE job = :job", {"job": job["job"]})
     return True
 
 
